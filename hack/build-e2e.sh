@@ -1,0 +1,7 @@
+#!/bin/sh
+# Builds what the end-to-end tests run: gitopsd and gitopsd-render with the race detector, and everything they bring along.
+set -eu
+cd "$(dirname "$0")/.."
+hack/build-bundle.sh
+RACE=1 OUT=build/bundle-race PACK=0 hack/build-bundle.sh
+go build -race -o build/gitopsd-race ./cmd/gitopsd
