@@ -1,0 +1,168 @@
+package v1alpha1
+
+import (
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Application says which path of which Git repository is to run where, and its status says how far that is true.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=app;apps,categories=gitopsd
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Health",type=string,JSONPath=`.status.health`
+// +kubebuilder:printcolumn:name="Applied",type=string,JSONPath=`.status.appliedRevision.commit`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.message`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Application struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   ApplicationSpec   `json:"spec"`
+	Status ApplicationStatus `json:"status,omitempty"`
+}
+
+// ApplicationList is a list of Applications.
+//
+// +kubebuilder:object:root=true
+type ApplicationList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []Application `json:"items"`
+}
+
+// ApplicationSpec is written by people, through Git or by hand.
+type ApplicationSpec struct {
+	// Source is where the manifests come from.
+	Source Source `json:"source"`
+	// Render says how to render what the path holds. Absent: found out from the files (a kustomization, a chart, or
+	// plain manifests).
+	// +optional
+	Render *Render `json:"render,omitempty"`
+	// Destination is where the objects go.
+	// +optional
+	Destination Destination `json:"destination,omitempty"`
+	// DependsOn names Applications of the same namespace that have to be applied and healthy before this one is synced.
+	// +optional
+	DependsOn []Dependency `json:"dependsOn,omitempty"`
+	// Sync says what the engine may do by itself.
+	// +kubebuilder:default={}
+	// +optional
+	Sync SyncPolicy `json:"sync,omitempty"`
+}
+
+// Source is a path at a ref of a repository.
+type Source struct {
+	// Repo is the URL of the Git repository: https, http, ssh or file, or user@host:path.
+	// +kubebuilder:validation:MinLength=1
+	Repo string `json:"repo"`
+	// Ref is what to follow. Absent: the repository's default branch.
+	// +optional
+	Ref Ref `json:"ref,omitempty"`
+	// Path is the folder inside the repository. Absent: its root.
+	// +optional
+	Path string `json:"path,omitempty"`
+	// Interval is the time between two looks at the repository, give or take a tenth. Local repositories are watched
+	// besides. 30s when absent; at least 1s.
+	// +optional
+	Interval *metav1.Duration `json:"interval,omitempty"`
+	// SecretRef names a Secret of the Application's namespace with the repository's credentials: username and
+	// password, bearerToken, or identity and known_hosts; caFile besides.
+	// +optional
+	SecretRef *LocalReference `json:"secretRef,omitempty"`
+}
+
+// Ref is one of a branch, a tag or a commit.
+//
+// +kubebuilder:validation:MaxProperties=1
+type Ref struct {
+	// Branch to follow.
+	// +optional
+	Branch string `json:"branch,omitempty"`
+	// Tag to follow; a tag that is moved is followed.
+	// +optional
+	Tag string `json:"tag,omitempty"`
+	// Commit to stay at, as 40 hex digits.
+	// +kubebuilder:validation:Pattern=`^([0-9a-f]{40})?$`
+	// +optional
+	Commit string `json:"commit,omitempty"`
+}
+
+// LocalReference names an object of the same namespace.
+type LocalReference struct {
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+}
+
+// Dependency names an Application of the same namespace.
+type Dependency struct {
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+}
+
+// Render holds the options of one renderer.
+type Render struct {
+	// Helm renders the path as a chart.
+	// +optional
+	Helm *Helm `json:"helm,omitempty"`
+}
+
+// Helm are the options of `helm template` that matter here.
+type Helm struct {
+	// ReleaseName is what the chart sees as .Release.Name. Absent: the Application's name.
+	// +optional
+	ReleaseName string `json:"releaseName,omitempty"`
+	// ValuesFiles are paths inside the repository, relative to the chart; later ones win.
+	// +optional
+	ValuesFiles []string `json:"valuesFiles,omitempty"`
+	// Values win over every file.
+	// +kubebuilder:pruning:PreserveUnknownFields
+	// +kubebuilder:validation:Schemaless
+	// +optional
+	Values *apiextensionsv1.JSON `json:"values,omitempty"`
+}
+
+// Destination is where the objects go and under whose rights.
+type Destination struct {
+	// Namespace for namespaced objects that name none. "default" when absent. An Application that names none lives
+	// where its parent lives.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// ServiceAccountName is a service account of the Application's own namespace: the engine reads and writes the
+	// objects with its rights and no others. Absent: with the engine's.
+	// +optional
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
+}
+
+// SyncPolicy says what the engine may do by itself.
+type SyncPolicy struct {
+	// Prune deletes objects that left the repository.
+	// +kubebuilder:default=true
+	// +optional
+	Prune *bool `json:"prune,omitempty"`
+	// Heal undoes changes that others make to declared fields.
+	// +kubebuilder:default=true
+	// +optional
+	Heal *bool `json:"heal,omitempty"`
+	// Timeout is how long a revision may take to become healthy before it is called degraded. 5m when absent.
+	// +optional
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
+	// Suspend stops syncing, healing and pruning until it is false again.
+	// +optional
+	Suspend bool `json:"suspend,omitempty"`
+	// OnDelete says what happens to the objects when the Application is deleted: Orphan leaves them, Cascade deletes
+	// them. Orphan when absent.
+	// +kubebuilder:validation:Enum=Orphan;Cascade
+	// +optional
+	OnDelete OnDelete `json:"onDelete,omitempty"`
+}
+
+// OnDelete is the fate of the objects of a deleted Application.
+type OnDelete string
+
+const (
+	Orphan  OnDelete = "Orphan"
+	Cascade OnDelete = "Cascade"
+)

@@ -1,0 +1,43 @@
+package v1alpha1
+
+import (
+	_ "embed"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// GroupVersion of the API.
+var GroupVersion = schema.GroupVersion{Group: "gitopsd.io", Version: "v1alpha1"}
+
+// Labels and annotations that gitopsd writes or reads.
+const (
+	// LabelApplication on an object says which Application made it, as namespace.name; a name that is too long for a
+	// label is cut and ends in a hash.
+	LabelApplication = "gitopsd.io/application"
+	// AnnotationSync on an Application asks for a sync now; its value is the time of the request.
+	AnnotationSync = "gitopsd.io/sync-requested"
+	// AnnotationSuspend on an Application suspends it, beside spec.sync.suspend, where applying its parent does not
+	// reset it; `gitopsd suspend` sets it to "true".
+	AnnotationSuspend = "gitopsd.io/suspend"
+	// FieldManager owns the fields that the repository declares.
+	FieldManager = "gitopsd"
+	// Finalizer holds an Application with onDelete: Cascade until its objects are gone.
+	Finalizer = "gitopsd.io/cascade"
+	// RootNamespace and RootName name the first Application, which `gitopsd up --repo` makes.
+	RootNamespace = "gitopsd"
+	RootName      = "root"
+)
+
+// CRD is the custom resource definition of Application, as YAML.
+//
+//go:embed gitopsd.io_applications.yaml
+var CRD []byte
+
+// AddToScheme registers the types.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion, &Application{}, &ApplicationList{})
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+}

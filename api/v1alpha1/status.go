@@ -1,0 +1,153 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// Phase is how far the newest commit has come.
+//
+// +kubebuilder:validation:Enum=Pending;Waiting;Applying;Verifying;Applied;Failed;Suspended
+type Phase string
+
+const (
+	Pending   Phase = "Pending"   // nothing is known yet
+	Waiting   Phase = "Waiting"   // a dependency is not ready
+	Applying  Phase = "Applying"  // objects are being written
+	Verifying Phase = "Verifying" // everything is written; health is awaited
+	Applied   Phase = "Applied"   // everything is written and healthy
+	Failed    Phase = "Failed"    // reason and message say why; what ran before still runs
+	Suspended Phase = "Suspended" // by spec.sync.suspend
+)
+
+// Health of all objects of an Application: the worst of them.
+//
+// +kubebuilder:validation:Enum=Unknown;Healthy;Progressing;Degraded;Missing
+type Health string
+
+const (
+	Unknown     Health = "Unknown"
+	Healthy     Health = "Healthy"
+	Progressing Health = "Progressing"
+	Degraded    Health = "Degraded"
+	Missing     Health = "Missing"
+)
+
+// ApplicationStatus is written by the engine alone.
+type ApplicationStatus struct {
+	// ObservedGeneration is the generation of the spec that the rest speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// ObservedCommit is the newest commit seen under the ref.
+	// +optional
+	ObservedCommit string `json:"observedCommit,omitempty"`
+	// AppliedRevision is the last revision of which every object was written.
+	// +optional
+	AppliedRevision *Revision `json:"appliedRevision,omitempty"`
+	// Phase says how far the observed commit has come.
+	// +optional
+	Phase Phase `json:"phase,omitempty"`
+	// Reason is one word for programs: why the phase is what it is.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// Message tells a person what is wrong, where, and what to do next.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Health of the objects.
+	// +optional
+	Health Health `json:"health,omitempty"`
+	// HealthMessage names the objects that are not healthy, and why.
+	// +optional
+	HealthMessage string `json:"healthMessage,omitempty"`
+	// Source tells of trouble with the repository. Absent: there is none.
+	// +optional
+	Source *SourceTrouble `json:"source,omitempty"`
+	// Inventory are the objects that this Application made, or is about to make.
+	// +listType=atomic
+	// +optional
+	Inventory []ObjectReference `json:"inventory,omitempty"`
+	// Drift are the fields of our objects that others have set.
+	// +listType=atomic
+	// +optional
+	Drift []Drift `json:"drift,omitempty"`
+	// LastSync is what the last sync that wrote something did.
+	// +optional
+	LastSync *SyncRecord `json:"lastSync,omitempty"`
+	// HandledSyncRequest is the last gitopsd.io/sync-requested that was acted on.
+	// +optional
+	HandledSyncRequest string `json:"handledSyncRequest,omitempty"`
+	// Conditions in the form that programs know: Ready, Synced, Healthy.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Revision is rendered content: a commit and what it was rendered to.
+type Revision struct {
+	// Commit, as 40 hex digits.
+	Commit string `json:"commit"`
+	// Digest of the rendered objects: two commits of one digest are the same to the cluster.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+	// Time when the last object was written.
+	// +optional
+	Time metav1.Time `json:"time,omitempty"`
+}
+
+// SourceTrouble is why a repository cannot be read, and since when.
+type SourceTrouble struct {
+	Since   metav1.Time `json:"since"`
+	Message string      `json:"message"`
+}
+
+// ObjectReference names an object of the cluster.
+type ObjectReference struct {
+	// +optional
+	Group   string `json:"group,omitempty"`
+	Version string `json:"version"`
+	Kind    string `json:"kind"`
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	// UID of the object that was made. Empty between intent and deed.
+	// +optional
+	UID string `json:"uid,omitempty"`
+}
+
+// Drift is what somebody else has set on one of our objects.
+type Drift struct {
+	Object ObjectReference `json:"object"`
+	// Manager is the field manager that set the fields.
+	Manager string `json:"manager"`
+	// Fields are paths such as .spec.replicas.
+	// +listType=atomic
+	Fields []string `json:"fields"`
+	// Ours are fields that the repository declares; they are healed unless spec.sync.heal is false. Fields that are
+	// not ours are left alone.
+	Ours bool `json:"ours"`
+	// Time when the manager last wrote.
+	// +optional
+	Time *metav1.Time `json:"time,omitempty"`
+}
+
+// SyncRecord is what one sync did.
+type SyncRecord struct {
+	Commit string `json:"commit"`
+	// Cause is what started it: Commit, Spec, Drift.
+	Cause    string      `json:"cause"`
+	Started  metav1.Time `json:"started"`
+	Finished metav1.Time `json:"finished"`
+	// Counts of objects.
+	// +optional
+	Created int32 `json:"created,omitempty"`
+	// +optional
+	Updated int32 `json:"updated,omitempty"`
+	// +optional
+	Pruned int32 `json:"pruned,omitempty"`
+	// +optional
+	Unchanged int32 `json:"unchanged,omitempty"`
+	// Took is the time from the first look at the cluster to the last write.
+	// +optional
+	Took metav1.Duration `json:"took,omitempty"`
+	// HealthyAfter is the time from the start of the sync until everything was healthy. Absent until it is.
+	// +optional
+	HealthyAfter *metav1.Duration `json:"healthyAfter,omitempty"`
+}
