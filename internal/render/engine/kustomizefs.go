@@ -1,0 +1,188 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+)
+
+// kustomizeFS shows an fs.FS to Kustomize as an absolute file tree with the repository's root as /. It behaves
+// as filesys.fsOnDisk does, which the oracle runs on, except that nothing can be written.
+type kustomizeFS struct {
+	fsys fs.FS
+	read map[string][]byte // kustomization files that were read, by path below the root
+}
+
+func newKustomizeFS(fsys fs.FS) *kustomizeFS {
+	return &kustomizeFS{fsys: fsys, read: map[string][]byte{}}
+}
+
+var _ filesys.FileSystem = (*kustomizeFS)(nil)
+
+var errReadOnly = errors.New("a render writes no files")
+
+func (k *kustomizeFS) Create(string) (filesys.File, error) { return nil, errReadOnly }
+func (k *kustomizeFS) Mkdir(string) error                  { return errReadOnly }
+func (k *kustomizeFS) MkdirAll(string) error               { return errReadOnly }
+func (k *kustomizeFS) RemoveAll(string) error              { return errReadOnly }
+func (k *kustomizeFS) WriteFile(string, []byte) error      { return errReadOnly }
+func (k *kustomizeFS) Open(name string) (filesys.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("files are read whole")}
+}
+
+// below turns Kustomize's path into one of the fs.FS.
+func below(name string) (string, error) {
+	p := strings.TrimPrefix(path.Clean("/"+name), "/")
+	if p == "" {
+		p = "."
+	}
+	if !fs.ValidPath(p) {
+		return "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	return p, nil
+}
+
+func (k *kustomizeFS) IsDir(name string) bool {
+	p, err := below(name)
+	if err != nil {
+		return false
+	}
+	info, err := fs.Stat(k.fsys, p)
+	return err == nil && info.IsDir()
+}
+
+func (k *kustomizeFS) Exists(name string) bool {
+	p, err := below(name)
+	if err != nil {
+		return false
+	}
+	_, err = fs.Stat(k.fsys, p)
+	return err == nil
+}
+
+func (k *kustomizeFS) ReadFile(name string) ([]byte, error) {
+	p, err := below(name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := fs.ReadFile(k.fsys, p)
+	if err == nil {
+		for _, n := range kustomizationNames {
+			if path.Base(p) == n {
+				k.read[p] = data
+			}
+		}
+	}
+	return data, err
+}
+
+func (k *kustomizeFS) ReadDir(name string) ([]string, error) {
+	p, err := below(name)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := fs.ReadDir(k.fsys, p)
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, err
+}
+
+// CleanedAbs follows links: what a path is confirmed to be is where it really lies.
+func (k *kustomizeFS) CleanedAbs(name string) (filesys.ConfirmedDir, string, error) {
+	real, err := k.follow(path.Clean("/"+name), 0)
+	if err != nil {
+		return "", "", fmt.Errorf("evalsymlink failure on '%s' : %w", name, err)
+	}
+	if k.IsDir(real) {
+		return filesys.ConfirmedDir(real), "", nil
+	}
+	return filesys.ConfirmedDir(path.Dir(real)), path.Base(real), nil
+}
+
+func (k *kustomizeFS) follow(abs string, links int) (string, error) {
+	at := "/"
+	parts := strings.FieldsFunc(abs, func(r rune) bool { return r == '/' })
+	for i, part := range parts {
+		at = path.Join(at, part)
+		p, err := below(at)
+		if err != nil {
+			return "", err
+		}
+		info, err := fs.Lstat(k.fsys, p)
+		if err != nil {
+			return "", pathAt(err, at)
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			if i < len(parts)-1 && !info.IsDir() {
+				return "", &fs.PathError{Op: "lstat", Path: at, Err: fs.ErrNotExist}
+			}
+			continue
+		}
+		target, err := fs.ReadLink(k.fsys, p)
+		if err != nil {
+			return "", pathAt(err, at)
+		}
+		if links++; links > 40 {
+			return "", &fs.PathError{Op: "lstat", Path: at, Err: errors.New("too many links")}
+		}
+		to := path.Join("/", path.Dir(p), target)
+		if strings.HasPrefix(target, "/") || strings.HasPrefix(path.Join(path.Dir(p), target), "..") {
+			if _, err := fs.Stat(k.fsys, p); err != nil { // the fs.FS knows what to say about it
+				return "", pathAt(err, at)
+			}
+			return "", &fs.PathError{Op: "readlink", Path: at, Err: errors.New("leads out of the repository")}
+		}
+		return k.follow(path.Join(append([]string{to}, parts[i+1:]...)...), links)
+	}
+	return at, nil
+}
+
+// pathAt gives an error the path that Kustomize knows.
+func pathAt(err error, at string) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return &fs.PathError{Op: pe.Op, Path: at, Err: pe.Err}
+	}
+	return err
+}
+
+func (k *kustomizeFS) Glob(pattern string) ([]string, error) {
+	p := strings.TrimPrefix(path.Clean("/"+pattern), "/")
+	names, err := fs.Glob(k.fsys, p)
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range names {
+		if strings.HasPrefix(pattern, "/") {
+			names[i] = "/" + n
+		}
+	}
+	sort.Strings(names)
+	if !filesys.IsHiddenFilePath(pattern) {
+		names = filesys.RemoveHiddenFiles(names)
+	}
+	return names, nil
+}
+
+func (k *kustomizeFS) Walk(name string, visit filepath.WalkFunc) error {
+	p, err := below(name)
+	if err != nil {
+		return err
+	}
+	return fs.WalkDir(k.fsys, p, func(at string, d fs.DirEntry, err error) error {
+		var info os.FileInfo
+		if d != nil && err == nil {
+			info, err = d.Info()
+		}
+		return visit(path.Join("/", at), info, err)
+	})
+}
