@@ -1,0 +1,252 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/diff"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+// Report is what was done.
+type Report struct {
+	Plan      diff.Plan
+	Inventory []Held // complete also after an error: everything that may exist
+	Pruned    int
+}
+
+// Intended is the inventory before a sync: what is held, and what is about to be made. Kept durably before the first
+// write, it makes that no object is lost sight of, whenever the process dies.
+func Intended(r Revision) []Held {
+	seen := map[diff.Ref]bool{}
+	out := make([]Held, 0, len(r.Held)+len(r.Desired))
+	for _, h := range r.Held {
+		seen[h.Ref] = true
+		out = append(out, h)
+	}
+	for _, o := range r.Desired {
+		if !seen[o.Ref()] {
+			out = append(out, Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version})
+		}
+	}
+	return out
+}
+
+// Apply carries out a proven plan: stage by stage, then it prunes. It stops before the next stage when an object of
+// one was refused, and prunes only after everything was applied.
+func (t Target) Apply(ctx context.Context, r Revision, p *Proof) (Report, error) {
+	run := &run{t: t, r: r, p: p, held: map[diff.Ref]Held{}}
+	for _, h := range Intended(r) {
+		run.held[h.Ref] = h
+	}
+	err := run.stages(ctx)
+	pruned := 0
+	if err == nil {
+		pruned, err = run.prune(ctx)
+	}
+	report := Report{Plan: p.Plan, Pruned: pruned}
+	for _, h := range Intended(r) {
+		if now, left := run.held[h.Ref]; left {
+			report.Inventory = append(report.Inventory, now)
+		}
+	}
+	return report, err
+}
+
+type run struct {
+	t    Target
+	r    Revision
+	p    *Proof
+	held map[diff.Ref]Held
+}
+
+func (x *run) stages(ctx context.Context) error {
+	for s := range stages {
+		var objects []Object
+		for _, o := range x.r.Desired {
+			if stageOf(o.GroupVersionKind().GroupKind()) == s {
+				objects = append(objects, o)
+			}
+		}
+		if err := x.proveDeferred(ctx, objects); err != nil {
+			return err
+		}
+		if err := x.stage(ctx, objects); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// proveDeferred asks about the objects of a stage that could not be asked about before what they stand on was there,
+// so that a stage is written as a whole or not begun.
+func (x *run) proveDeferred(ctx context.Context, objects []Object) error {
+	var errs []error
+	for _, o := range objects {
+		change := x.p.changes[o.Ref()]
+		if change.Deferred == "" {
+			continue
+		}
+		if err := x.awaitGone(ctx, o); err != nil {
+			errs = append(errs, refused(o, err))
+			continue
+		}
+		a := x.t.prove(ctx, o, provisions{}, x.r.Known)
+		if a.err != nil {
+			errs = append(errs, a.err)
+			continue
+		}
+		x.p.note(o.Ref(), a)
+	}
+	return errors.Join(errs...)
+}
+
+func (x *run) stage(ctx context.Context, objects []Object) error {
+	applied := make([]answer, len(objects)) // each goroutine writes its own
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for n, o := range objects {
+		if x.p.changes[o.Ref()].Action == diff.Unchanged {
+			applied[n].live = x.p.live[o.Ref()]
+			continue
+		}
+		group.Go(func() error {
+			live, err := x.object(ctx, o)
+			applied[n] = answer{live: live, err: err}
+			return nil
+		})
+	}
+	_ = group.Wait() // the goroutines return nil: errors are in what they wrote
+	var errs []error
+	for n, o := range objects {
+		if err := applied[n].err; err != nil {
+			errs = append(errs, refused(o, err))
+			continue
+		}
+		x.held[o.Ref()] = Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version, UID: string(applied[n].live.GetUID())}
+		x.p.live[o.Ref()] = applied[n].live
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.Join(errs...)
+}
+
+// object applies one object and, when it defines a kind, waits until the API serves that.
+func (x *run) object(ctx context.Context, o Object) (*unstructured.Unstructured, error) {
+	m, err := x.t.mapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
+	if err != nil {
+		return nil, err
+	}
+	live, err := x.t.patch(ctx, m, o)
+	if err == nil && o.GroupVersionKind().GroupKind() == crdKind {
+		live, err = x.established(ctx, m, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	x.r.Known.agree(o, live)
+	return live, nil
+}
+
+// awaitGone waits for a predecessor of the same name that is being deleted: an apply onto it would succeed and vanish
+// with it.
+func (x *run) awaitGone(ctx context.Context, o Object) error {
+	live := x.p.live[o.Ref()]
+	if live == nil || live.GetDeletionTimestamp() == nil {
+		return nil
+	}
+	m, err := x.t.mapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
+	if err != nil {
+		return err
+	}
+	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		now, err := x.t.get(ctx, m, o.Ref())
+		return now == nil || now.GetUID() != live.GetUID(), err
+	})
+	if err != nil {
+		return fmt.Errorf("its predecessor is being deleted and does not go (finalizers: %v): %w", live.GetFinalizers(), err)
+	}
+	return nil
+}
+
+// established waits until the API serves a custom resource definition.
+func (x *run) established(ctx context.Context, m *meta.RESTMapping, o Object) (live *unstructured.Unstructured, err error) {
+	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		if live, err = x.t.get(ctx, m, o.Ref()); err != nil || live == nil {
+			return false, err
+		}
+		return condition(live, "Established") == "True", nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait until the API serves it: %w", err)
+	}
+	x.t.Mapper.Reset()
+	return live, nil
+}
+
+func condition(u *unstructured.Unstructured, kind string) string {
+	list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	for _, c := range list {
+		if c, ok := c.(map[string]any); ok && c["type"] == kind {
+			s, _ := c["status"].(string)
+			return s
+		}
+	}
+	return ""
+}
+
+// prune deletes what left the revision, users of things before the things. Only the very object that was made is
+// deleted: one of the same name with another UID is somebody else's.
+func (x *run) prune(ctx context.Context) (int, error) {
+	var errs []error
+	pruned := 0
+	for s := stages - 1; s >= 0; s-- {
+		for _, h := range x.p.prune {
+			if stageOf(h.Ref.GroupKind()) != s {
+				continue
+			}
+			deleted, err := x.t.Delete(ctx, h)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("prune %s: %w", h.Ref, err))
+				continue
+			}
+			delete(x.held, h.Ref)
+			if deleted {
+				pruned++
+			}
+		}
+	}
+	return pruned, errors.Join(errs...)
+}
+
+// Delete removes an object that an Application made. It is no error when the object is gone, belongs to another
+// Application by now, or is another one of that name; false says that nothing was deleted.
+func (t Target) Delete(ctx context.Context, h Held) (bool, error) {
+	m, err := t.mapping(h.Ref.GroupKind(), h.Version)
+	if meta.IsNoMatchError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	live, err := t.get(ctx, m, h.Ref)
+	if err != nil || live == nil || live.GetLabels()[t.Label] != t.Owner || (h.UID != "" && string(live.GetUID()) != h.UID) {
+		return false, err
+	}
+	uid, background := types.UID(live.GetUID()), metav1.DeletePropagationBackground
+	err = t.resource(m, h.Ref.Namespace).Delete(ctx, h.Ref.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return false, nil
+	}
+	return err == nil, err
+}

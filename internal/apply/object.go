@@ -1,0 +1,128 @@
+package apply
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"github.com/gitopsd/gitopsd/internal/diff"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+)
+
+// Object is a desired object and the file it comes from.
+type Object struct {
+	*unstructured.Unstructured
+	Origin string
+}
+
+// Ref names the object.
+func (o Object) Ref() diff.Ref { return diff.RefOf(o.Unstructured) }
+
+// Held is an object of the inventory: what an Application made, or was about to make when UID is empty.
+type Held struct {
+	Ref     diff.Ref
+	Version string // of the API under which it was written
+	UID     string
+}
+
+// Target is an API as one Application may use it.
+type Target struct {
+	Dynamic dynamic.Interface
+	Mapper  meta.ResettableRESTMapper
+	// Label and Owner mark every object: Label is the key, Owner this Application's value.
+	Label, Owner string
+	// OwnerName is the name of the Application that a label value stands for, or "": objects of one that is gone are
+	// free.
+	OwnerName func(owner string) string
+	// Manager owns the declared fields.
+	Manager string
+}
+
+// mapping finds the resource of a kind; kinds that came into being since are found at the second try.
+func (t Target) mapping(gk schema.GroupKind, version string) (*meta.RESTMapping, error) {
+	m, err := t.Mapper.RESTMapping(gk, version)
+	if meta.IsNoMatchError(err) {
+		t.Mapper.Reset()
+		m, err = t.Mapper.RESTMapping(gk, version)
+	}
+	return m, err
+}
+
+func (t Target) resource(m *meta.RESTMapping, namespace string) dynamic.ResourceInterface {
+	if m.Scope.Name() == meta.RESTScopeNameNamespace {
+		return t.Dynamic.Resource(m.Resource).Namespace(namespace)
+	}
+	return t.Dynamic.Resource(m.Resource)
+}
+
+// Place makes desired objects ready for the API: a namespace for those that need one and name none, none for those
+// that are cluster-wide, and the owner's label. Kinds that the API does not know yet are taken as namespaced unless
+// scopes, from the custom resource definitions of the same revision, say otherwise.
+func (t Target) Place(objects []Object, namespaceOf func(schema.GroupKind) string) []Object {
+	scopes := definedScopes(objects)
+	out := make([]Object, 0, len(objects))
+	for _, o := range objects {
+		u := o.DeepCopy()
+		gvk := u.GroupVersionKind()
+		scope, known := scopes[gvk.GroupKind()]
+		if m, err := t.mapping(gvk.GroupKind(), gvk.Version); err == nil {
+			scope, known = m.Scope.Name(), true
+		}
+		switch {
+		case known && scope == meta.RESTScopeNameRoot:
+			u.SetNamespace("")
+		case u.GetNamespace() == "":
+			u.SetNamespace(namespaceOf(gvk.GroupKind()))
+		}
+		labels := u.GetLabels()
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[t.Label] = t.Owner
+		u.SetLabels(labels)
+		out = append(out, Object{u, o.Origin})
+	}
+	return out
+}
+
+// definedScopes are the kinds that custom resource definitions among the objects define.
+func definedScopes(objects []Object) map[schema.GroupKind]meta.RESTScopeName {
+	out := map[schema.GroupKind]meta.RESTScopeName{}
+	for _, o := range objects {
+		if o.GroupVersionKind().GroupKind() != crdKind {
+			continue
+		}
+		group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(o.Object, "spec", "names", "kind")
+		scope, _, _ := unstructured.NestedString(o.Object, "spec", "scope")
+		name := meta.RESTScopeNameNamespace
+		if scope == "Cluster" {
+			name = meta.RESTScopeNameRoot
+		}
+		out[schema.GroupKind{Group: group, Kind: kind}] = name
+	}
+	return out
+}
+
+// Digest of desired objects: equal when the cluster would be asked for the same.
+func Digest(objects []Object) string {
+	h := sha256.New()
+	for _, o := range objects {
+		h.Write([]byte(hash(o.Object)))
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// hash of a tree; JSON sorts the keys of maps.
+func hash(v map[string]any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("object is not JSON: %v", err)) // it came from JSON
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

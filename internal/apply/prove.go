@@ -1,0 +1,251 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gitopsd/gitopsd/internal/diff"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// parallel is how many requests of one Application are under way at once.
+const parallel = 8
+
+// Revision is what an Application asks for and what it has.
+type Revision struct {
+	Desired []Object
+	Held    []Held
+	Prune   bool
+	// Live is the watched state of an object, nil when it is not watched or absent.
+	Live  func(Object) *unstructured.Unstructured
+	Known *Known
+}
+
+// Proof is a plan that the API has been asked about.
+type Proof struct {
+	Plan    diff.Plan
+	changes map[diff.Ref]diff.Change
+	live    map[diff.Ref]*unstructured.Unstructured // as read for the proof; absent objects are not in it
+	prune   []Held
+}
+
+// Live is the state of an object that the proof saw, or nil.
+func (p *Proof) Live(r diff.Ref) *unstructured.Unstructured { return p.live[r] }
+
+// Prove finds out what each object would change, by a server-side dry-run for those of which that is not known.
+// Nothing is written. Every refusal is reported at once, each with the object and its file.
+func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
+	made := madeHere(r.Desired)
+	answers := make([]answer, len(r.Desired)) // each goroutine writes its own
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for n, o := range r.Desired {
+		if live := r.Live(o); r.Known.Agrees(o, live) {
+			answers[n] = answer{diff.Change{Ref: o.Ref(), Action: diff.Unchanged}, live, nil}
+			continue
+		}
+		group.Go(func() error {
+			answers[n] = t.prove(ctx, o, made, r.Known)
+			return nil
+		})
+	}
+	_ = group.Wait() // the goroutines return nil: refusals are in the answers
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	p := &Proof{changes: map[diff.Ref]diff.Change{}, live: map[diff.Ref]*unstructured.Unstructured{}}
+	var refusals []error
+	for n, a := range answers {
+		if a.err != nil {
+			refusals = append(refusals, a.err)
+		}
+		p.note(r.Desired[n].Ref(), a)
+	}
+	if len(refusals) > 0 {
+		slices.SortFunc(refusals, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+		return nil, errors.Join(refusals...)
+	}
+	p.planPrune(r)
+	for _, c := range p.changes {
+		p.Plan.Changes = append(p.Plan.Changes, c)
+	}
+	p.Plan.Sort()
+	return p, nil
+}
+
+// answer is what the API said about one object.
+type answer struct {
+	change diff.Change
+	live   *unstructured.Unstructured
+	err    error
+}
+
+func (p *Proof) note(r diff.Ref, a answer) {
+	p.changes[r] = a.change
+	if a.live != nil {
+		p.live[r] = a.live
+	}
+}
+
+// planPrune finds what the Application held and the revision does not name.
+func (p *Proof) planPrune(r Revision) {
+	if !r.Prune {
+		return
+	}
+	for _, h := range r.Held {
+		if _, wanted := p.changes[h.Ref]; wanted {
+			continue
+		}
+		p.prune = append(p.prune, h)
+		if h.UID != "" {
+			p.Plan.Changes = append(p.Plan.Changes, diff.Change{Ref: h.Ref, Action: diff.Prune})
+		}
+	}
+}
+
+// provisions are the namespaces and kinds that the revision itself brings.
+type provisions struct {
+	namespaces map[string]bool
+	kinds      map[schema.GroupKind]meta.RESTScopeName
+}
+
+func madeHere(objects []Object) provisions {
+	made := provisions{map[string]bool{}, definedScopes(objects)}
+	for _, o := range objects {
+		if o.GroupVersionKind().GroupKind() == namespaceKind {
+			made.namespaces[o.GetName()] = true
+		}
+	}
+	return made
+}
+
+func (t Target) prove(ctx context.Context, o Object, made provisions, known *Known) answer {
+	ref := o.Ref()
+	deferred := func(live *unstructured.Unstructured, why string) answer {
+		return answer{diff.Change{Ref: ref, Action: diff.Create, Deferred: why}, live, nil}
+	}
+	refuse := func(err error) answer { return answer{err: refused(o, err)} }
+	if err := checkSecret(o.Unstructured); err != nil {
+		return answer{err: &Refusal{Ref: ref, Origin: o.Origin, Err: err}}
+	}
+	m, err := t.mapping(ref.GroupKind(), o.GroupVersionKind().Version)
+	if meta.IsNoMatchError(err) {
+		if _, comes := made.kinds[ref.GroupKind()]; comes {
+			return deferred(nil, "its kind is defined in the same revision")
+		}
+		return refuse(fmt.Errorf("the API knows no kind %s in %s; add its CustomResourceDefinition or mend apiVersion and kind",
+			ref.Kind, o.GetAPIVersion()))
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	live, err := t.get(ctx, m, ref)
+	if err != nil {
+		return refuse(err)
+	}
+	if live != nil {
+		if live.GetDeletionTimestamp() != nil {
+			return deferred(live, "its predecessor is being deleted")
+		}
+		if owner := live.GetLabels()[t.Label]; owner != "" && owner != t.Owner {
+			if name := t.OwnerName(owner); name != "" {
+				return refuse(fmt.Errorf("it belongs to Application %s; let only one Application name it", name))
+			}
+		}
+	}
+	would, err := t.dryRun(ctx, m, o)
+	switch {
+	case live == nil && apierrors.IsNotFound(err) && made.namespaces[ref.Namespace]:
+		return deferred(nil, "its namespace is made by the same revision")
+	case err != nil:
+		return refuse(err)
+	case live == nil:
+		return answer{change: diff.Change{Ref: ref, Action: diff.Create}}
+	}
+	if fields := diff.Fields(live, would); len(fields) > 0 {
+		return answer{diff.Change{Ref: ref, Action: diff.Update, Fields: fields}, live, nil}
+	}
+	known.agree(o, live)
+	return answer{diff.Change{Ref: ref, Action: diff.Unchanged}, live, nil}
+}
+
+// get reads an object; nil without an error when there is none.
+func (t Target) get(ctx context.Context, m *meta.RESTMapping, r diff.Ref) (*unstructured.Unstructured, error) {
+	live, err := t.resource(m, r.Namespace).Get(ctx, r.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return live, err
+}
+
+func (t Target) dryRun(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
+	return t.patch(ctx, m, o, metav1.DryRunAll)
+}
+
+// patch is a server-side apply. Git wins: a field that somebody else set is taken back.
+func (t Target) patch(ctx context.Context, m *meta.RESTMapping, o Object, dryRun ...string) (*unstructured.Unstructured, error) {
+	body, err := o.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	force := true
+	return t.resource(m, o.GetNamespace()).Patch(ctx, o.GetName(), types.ApplyPatchType, body,
+		metav1.PatchOptions{FieldManager: t.Manager, Force: &force, DryRun: dryRun, FieldValidation: metav1.FieldValidationStrict})
+}
+
+// Refusal is an object that cannot be applied, and why.
+type Refusal struct {
+	Ref    diff.Ref
+	Origin string
+	Err    error
+}
+
+func (r *Refusal) Error() string {
+	if r.Origin == "" {
+		return fmt.Sprintf("%s: %v", r.Ref, r.Err)
+	}
+	return fmt.Sprintf("%s: %s: %v", r.Origin, r.Ref, r.Err)
+}
+
+func (r *Refusal) Unwrap() error { return r.Err }
+
+func refused(o Object, err error) error {
+	return &Refusal{Ref: o.Ref(), Origin: o.Origin, Err: plain(o, err)}
+}
+
+// plain takes from an API error what the reader knows already, and values of Secrets.
+func plain(o Object, err error) error {
+	if o.Ref().GroupKind() == secretKind && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+		return &apiMessage{"the API refuses this Secret; look at its type and at the encoding of its data (values are not shown)", nil}
+	}
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return err
+	}
+	msg := status.Status().Message
+	if _, after, found := strings.Cut(msg, " is invalid: "); found {
+		msg = after
+	}
+	if apierrors.IsNotFound(err) && strings.HasPrefix(msg, "namespaces ") {
+		msg = fmt.Sprintf("namespace %s does not exist; add it to the repository or create it", o.GetNamespace())
+	}
+	return &apiMessage{msg, err}
+}
+
+// apiMessage says an API error shorter and keeps it for errors.As.
+type apiMessage struct {
+	text string
+	err  error
+}
+
+func (m *apiMessage) Error() string { return m.text }
+func (m *apiMessage) Unwrap() error { return m.err }

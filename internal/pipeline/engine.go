@@ -1,0 +1,218 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/source"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// workers is how many Applications are worked on at once.
+const workers = 4
+
+// Sources gives commits.
+type Sources interface {
+	Subscribe(spec source.Spec, interval time.Duration, hear func(source.Event)) (cancel func(), err error)
+	Snapshot(ctx context.Context, spec source.Spec) (source.Snapshot, error)
+	At(spec source.Spec, commit string) (source.Snapshot, error)
+}
+
+// Renderer turns files into objects.
+type Renderer interface {
+	Render(ctx context.Context, req render.Request) (*render.Result, error)
+}
+
+// Config says what an Engine works with.
+type Config struct {
+	Client   *rest.Config // an identity that may do everything Applications ask for, and impersonate
+	Sources  Sources
+	Renderer Renderer
+	Log      *slog.Logger
+	Metrics  *Metrics
+}
+
+// Engine makes Applications true.
+type Engine struct {
+	cfg      Config
+	kube     kubernetes.Interface
+	mapper   *restmapper.DeferredDiscoveryRESTMapper
+	apps     *applications
+	live     *live
+	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	recorder record.EventRecorder
+
+	asks sync.WaitGroup // questions to repositories that run beside the pipeline
+
+	mu   sync.Mutex
+	work map[types.NamespacedName]*work
+	dyn  map[string]dynamic.Interface // by impersonated user; "" is the engine itself
+}
+
+// Run works until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	e, err := newEngine(cfg)
+	if err != nil {
+		return err
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	e.recorder = newRecorder(broadcaster, e.kube)
+	defer broadcaster.Shutdown()
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		<-ctx.Done()
+		e.queue.ShutDown()
+		return nil
+	})
+	e.live = newLive(ctx, e.dyn[""], e.mapper, e.ownerChanged)
+	defer e.live.wait()
+	defer e.asks.Wait()
+	defer e.unsubscribeAll()
+	group.Go(func() error { return e.apps.run(ctx, e.queue.Add) })
+	if !cache.WaitForCacheSync(ctx.Done(), e.apps.synced) {
+		return group.Wait()
+	}
+	for range workers {
+		group.Go(func() error {
+			for e.next(ctx) {
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func newEngine(cfg Config) (*Engine, error) {
+	kube, err := kubernetes.NewForConfig(cfg.Client)
+	if err != nil {
+		return nil, fmt.Errorf("build client of the engine: %w", err)
+	}
+	apps, err := newApplications(cfg.Client)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		cfg: cfg, kube: kube, apps: apps,
+		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kube.Discovery())),
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),
+			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: "applications"}),
+		work: map[types.NamespacedName]*work{}, dyn: map[string]dynamic.Interface{},
+	}
+	_, err = e.dynamicAs("")
+	return e, err
+}
+
+// next takes one Application from the queue; false when the engine stops.
+func (e *Engine) next(ctx context.Context) bool {
+	key, stop := e.queue.Get()
+	if stop {
+		return false
+	}
+	defer e.queue.Done(key)
+	outcome := e.reconcile(ctx, key)
+	if ctx.Err() != nil {
+		return true
+	}
+	switch after := outcome.requeueAfter(); after {
+	case never:
+		e.queue.Forget(key)
+	case backoff:
+		e.queue.AddRateLimited(key)
+	default:
+		e.queue.Forget(key)
+		e.queue.AddAfter(key, after)
+	}
+	return true
+}
+
+// work is what the engine remembers of an Application between two looks. All of it can be found out again.
+type work struct {
+	mu           sync.Mutex // one reconcile at a time is the queue's promise; this guards heard and asked
+	subscription subscription
+	heard        source.Event
+	known        *apply.Known
+	rendered     rendered
+	last         []apply.Object        // the objects of the last applied revision
+	written      *v1alpha1.Application // as it was after the last write of its status
+	started      time.Time             // of the last sync that wrote
+	said         string                // the last failure that was logged
+	asking       string                // the sync request that is being honoured; guarded by mu
+	asked        string                // the last one that was; guarded by mu
+}
+
+func (e *Engine) workOf(key types.NamespacedName) *work {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w := e.work[key]
+	if w == nil {
+		w = &work{known: apply.NewKnown()}
+		e.work[key] = w
+	}
+	return w
+}
+
+// forget drops what is remembered of an Application that is gone.
+func (e *Engine) forget(key types.NamespacedName) {
+	e.mu.Lock()
+	w := e.work[key]
+	delete(e.work, key)
+	e.mu.Unlock()
+	if w != nil {
+		w.subscription.end()
+	}
+	e.cfg.Metrics.forget(key)
+}
+
+func (e *Engine) unsubscribeAll() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, w := range e.work {
+		w.subscription.end()
+	}
+}
+
+// dynamicAs returns a client that acts as user, or as the engine when user is empty.
+func (e *Engine) dynamicAs(user string) (dynamic.Interface, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if d := e.dyn[user]; d != nil {
+		return d, nil
+	}
+	cfg := rest.CopyConfig(e.cfg.Client)
+	cfg.QPS, cfg.Burst = -1, 0 // the API's own fairness limits us
+	cfg.Impersonate.UserName = user
+	d, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("build client for %q: %w", user, err)
+	}
+	e.dyn[user] = d
+	return d, nil
+}
+
+// target is the API as an Application may use it.
+func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
+	user := ""
+	if sa := app.Spec.Destination.ServiceAccountName; sa != "" {
+		user = "system:serviceaccount:" + app.Namespace + ":" + sa
+	}
+	d, err := e.dynamicAs(user)
+	return apply.Target{Dynamic: d, Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
+		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName}, err
+}

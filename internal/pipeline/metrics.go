@@ -1,0 +1,76 @@
+package pipeline
+
+import (
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+)
+
+// Metrics of the engine, by Application.
+type Metrics struct {
+	syncs    *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	phases   *prometheus.GaugeVec
+	sourceUp *prometheus.GaugeVec
+}
+
+// NewMetrics registers the engine's metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		syncs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gitopsd_syncs_total",
+			Help: "Syncs that wrote, or failed to, by Application, cause (Commit, Spec, Drift) and result."}, []string{"namespace", "name", "cause", "result"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "gitopsd_sync_duration_seconds",
+			Help: "Time from the first to the last write of a sync.", Buckets: prometheus.ExponentialBuckets(0.01, 2.5, 10)}, []string{"namespace", "name"}),
+		phases: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "gitopsd_application_phase",
+			Help: "1 for the phase that an Application is in."}, []string{"namespace", "name", "phase"}),
+		sourceUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "gitopsd_source_up",
+			Help: "1 when the last look at an Application's repository succeeded."}, []string{"namespace", "name"}),
+	}
+	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp)
+	return m
+}
+
+func (m *Metrics) sync(k types.NamespacedName, r *v1alpha1.SyncRecord, err error) {
+	result := "success"
+	if err != nil {
+		result = "failure"
+	}
+	m.syncs.WithLabelValues(k.Namespace, k.Name, r.Cause, result).Inc()
+	m.seconds.WithLabelValues(k.Namespace, k.Name).Observe(r.Took.Seconds())
+}
+
+func (m *Metrics) phase(k types.NamespacedName, p v1alpha1.Phase) {
+	m.phases.DeletePartialMatch(prometheus.Labels{"namespace": k.Namespace, "name": k.Name})
+	m.phases.WithLabelValues(k.Namespace, k.Name, string(p)).Set(1)
+}
+
+func (m *Metrics) source(k types.NamespacedName, err error) {
+	up := 1.0
+	if err != nil {
+		up = 0
+	}
+	m.sourceUp.WithLabelValues(k.Namespace, k.Name).Set(up)
+}
+
+func (m *Metrics) forget(k types.NamespacedName) {
+	for _, v := range []interface {
+		DeletePartialMatch(prometheus.Labels) int
+	}{m.syncs, m.seconds, m.phases, m.sourceUp} {
+		v.DeletePartialMatch(prometheus.Labels{"namespace": k.Namespace, "name": k.Name})
+	}
+}
+
+// newRecorder makes events about Applications.
+func newRecorder(b record.EventBroadcaster, kube kubernetes.Interface) record.EventRecorder {
+	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: kube.CoreV1().Events("")})
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		panic(err) // our own types
+	}
+	return b.NewRecorder(scheme, corev1.EventSource{Component: "gitopsd"})
+}

@@ -1,0 +1,73 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+)
+
+// class says what has to happen before another look at an Application is worth while.
+type class int
+
+const (
+	done    class = iota // nothing but an event
+	soon                 // health is awaited; events come, but pods tell more than their owners
+	waiting              // something outside is to change, which no watch tells
+	retry                // the API refused or failed; it may be otherwise in a while
+	stalled              // a person must act, and that will be an event
+)
+
+// outcome of one look at an Application.
+type outcome struct {
+	class   class
+	phase   v1alpha1.Phase
+	reason  string
+	message string
+}
+
+const (
+	never   time.Duration = -1
+	backoff time.Duration = -2
+)
+
+// requeueAfter is the one place that says when an Application is looked at again by itself.
+func (o outcome) requeueAfter() time.Duration {
+	switch o.class {
+	case soon:
+		return time.Second
+	case waiting:
+		return 10 * time.Second
+	case retry:
+		return backoff
+	}
+	return never
+}
+
+// Reasons of a status, for programs.
+const (
+	reasonApplied    = "Applied"
+	reasonSyncing    = "Syncing"
+	reasonVerifying  = "AwaitingHealth"
+	reasonSuspended  = "Suspended"
+	reasonDependency = "DependencyNotReady"
+	reasonCycle      = "DependencyCycle"
+	reasonFetching   = "Fetching"
+	reasonSource     = "SourceUnavailable"
+	reasonRender     = "RenderFailed"
+	reasonEmpty      = "NothingLeft"
+	reasonRefused    = "ObjectsRefused"
+	reasonApply      = "ApplyFailed"
+	reasonUnhealthy  = "NotHealthyInTime"
+	reasonDrifted    = "Drifted"
+)
+
+// Causes of a sync.
+const (
+	causeCommit = "Commit"
+	causeSpec   = "Spec"
+	causeDrift  = "Drift"
+)
+
+func failed(c class, reason string, err error) outcome {
+	return outcome{c, v1alpha1.Failed, reason, err.Error()}
+}

@@ -1,0 +1,159 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/redact"
+	"github.com/gitopsd/gitopsd/internal/source"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const defaultInterval = 30 * time.Second
+
+// subscription is what an Application follows at present.
+type subscription struct {
+	spec     source.Spec
+	interval time.Duration
+	cancel   func()
+}
+
+func (s *subscription) end() {
+	if s.cancel != nil {
+		s.cancel()
+		s.cancel = nil
+	}
+}
+
+// subscribe follows what the Application names, once; a changed spec replaces the subscription.
+func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec) error {
+	interval := defaultInterval
+	if i := app.Spec.Source.Interval; i != nil {
+		if i.Duration < time.Second {
+			return fmt.Errorf("spec.source.interval %s is too short; at least 1s", i.Duration)
+		}
+		interval = i.Duration
+	}
+	s := &w.subscription
+	if s.cancel != nil && s.interval == interval && reflect.DeepEqual(s.spec, spec) {
+		return nil
+	}
+	s.end()
+	w.hear(source.Event{})
+	key := keyOf(app)
+	cancel, err := e.cfg.Sources.Subscribe(spec, interval, func(ev source.Event) {
+		w.hear(ev)
+		e.cfg.Metrics.source(key, ev.Err)
+		e.queue.Add(key)
+	})
+	if err != nil {
+		return err
+	}
+	*s = subscription{spec, interval, cancel}
+	return nil
+}
+
+func (w *work) hear(ev source.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.heard = ev
+}
+
+func (w *work) event() source.Event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.heard
+}
+
+// sourceSpec is what to read, with the credentials that the Application names.
+func (e *Engine) sourceSpec(ctx context.Context, app *v1alpha1.Application) (source.Spec, error) {
+	s := app.Spec.Source
+	spec := source.Spec{URL: s.Repo, Ref: source.Ref{Branch: s.Ref.Branch, Tag: s.Ref.Tag, Commit: s.Ref.Commit}}
+	if s.SecretRef == nil {
+		return spec, nil
+	}
+	secret, err := e.kube.CoreV1().Secrets(app.Namespace).Get(ctx, s.SecretRef.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return spec, fmt.Errorf("spec.source.secretRef: there is no Secret %s in namespace %s; create it", s.SecretRef.Name, app.Namespace)
+	}
+	if err != nil {
+		return spec, fmt.Errorf("read Secret %s/%s: %w", app.Namespace, s.SecretRef.Name, err)
+	}
+	if spec.Credentials, err = source.CredentialsFromSecret(secret.Data); err != nil {
+		return spec, fmt.Errorf("Secret %s/%s: %w", app.Namespace, s.SecretRef.Name, err)
+	}
+	return spec, nil
+}
+
+// honourSyncRequest asks the repository and looks at every object anew when `gitopsd sync` asked for it. The question
+// runs beside the pipeline; its answer brings the Application up again.
+func (e *Engine) honourSyncRequest(ctx context.Context, app *v1alpha1.Application, w *work, spec source.Spec) {
+	request := app.Annotations[v1alpha1.AnnotationSync]
+	if request == "" || request == app.Status.HandledSyncRequest || !w.begin(request) {
+		return
+	}
+	w.known.Forget()
+	w.rendered = rendered{}
+	key := keyOf(app)
+	e.asks.Go(func() {
+		s, err := e.cfg.Sources.Snapshot(ctx, spec)
+		if ctx.Err() != nil {
+			return
+		}
+		w.finish(request, s, err)
+		e.queue.Add(key)
+	})
+}
+
+// begin notes a request; false when it is known.
+func (w *work) begin(request string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.asking == request || w.asked == request {
+		return false
+	}
+	w.asking = request
+	return true
+}
+
+// finish notes the answer of the repository to a request.
+func (w *work) finish(request string, s source.Snapshot, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asking, w.asked = "", request
+	switch {
+	case err == nil:
+		w.heard = source.Event{Snapshot: s}
+	case w.heard.Err == nil:
+		w.heard.Err, w.heard.Since, w.heard.Failures = err, time.Now(), 1
+	default:
+		w.heard.Err = err
+	}
+}
+
+// decline answers a request of an Application that cannot be synced now: the status says why.
+func (w *work) decline(app *v1alpha1.Application) {
+	if request := app.Annotations[v1alpha1.AnnotationSync]; request != "" {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.asked = request
+	}
+}
+
+// handled is the last request that was honoured.
+func (w *work) handled() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
+}
+
+func troubleOf(ev source.Event) *v1alpha1.SourceTrouble {
+	if ev.Err == nil {
+		return nil
+	}
+	return &v1alpha1.SourceTrouble{Since: metav1.NewTime(ev.Since.Truncate(time.Second)), Message: redact.String(ev.Err.Error())}
+}

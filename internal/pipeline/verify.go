@@ -1,0 +1,117 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/health"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+const (
+	defaultTimeout = 5 * time.Minute
+	// toldAtMost is how many unhealthy objects a message names.
+	toldAtMost = 3
+)
+
+// verify looks at the health of every object and says whether the revision has arrived. good is what is reported when
+// it has.
+func (e *Engine) verify(ctx context.Context, app *v1alpha1.Application, w *work, p *apply.Proof, desired []apply.Object, good outcome) outcome {
+	worst, messages := health.Healthy, []string{}
+	for _, o := range desired {
+		v := e.judge(ctx, newest(e.live.get(o), p.Live(o.Ref())), o)
+		worst = health.Worst(worst, v.Status)
+		if v.Status != health.Healthy {
+			messages = append(messages, fmt.Sprintf("%s: %s", o.Ref(), v.Message))
+		}
+	}
+	if more := len(messages) - toldAtMost; more > 0 {
+		messages = append(messages[:toldAtMost], fmt.Sprintf("and %d more", more))
+	}
+	app.Status.Health, app.Status.HealthMessage = v1alpha1.Health(worst), strings.Join(messages, "; ")
+	if worst == health.Healthy {
+		if s := app.Status.LastSync; s != nil && s.HealthyAfter == nil {
+			started := w.started
+			if started.IsZero() {
+				started = s.Started.Time // by a daemon before this one; to the second
+			}
+			s.HealthyAfter = &metav1.Duration{Duration: time.Since(started).Round(time.Millisecond)}
+		}
+		return good
+	}
+	if late(app) {
+		return outcome{waiting, v1alpha1.Failed, reasonUnhealthy, app.Status.HealthMessage}
+	}
+	return outcome{soon, v1alpha1.Verifying, reasonVerifying, app.Status.HealthMessage}
+}
+
+// late says that a revision had its time to become healthy. A workload that fell ill later has the same time to mend.
+func late(app *v1alpha1.Application) bool {
+	timeout := defaultTimeout
+	if t := app.Spec.Sync.Timeout; t != nil && t.Duration > 0 {
+		timeout = t.Duration
+	}
+	since := time.Time{}
+	if s := app.Status.LastSync; s != nil {
+		since = s.Finished.Time
+	}
+	for _, c := range app.Status.Conditions {
+		if c.Type == "Healthy" && c.Status == metav1.ConditionFalse && c.LastTransitionTime.After(since) {
+			since = c.LastTransitionTime.Time
+		}
+	}
+	return time.Since(since) > timeout
+}
+
+// judge is the health of one object, with the reason that its pods give.
+func (e *Engine) judge(ctx context.Context, live *unstructured.Unstructured, o apply.Object) health.Verdict {
+	v := health.Of(live)
+	if v.Status == health.Healthy {
+		return v
+	}
+	selector, ok := health.Selector(live)
+	if !ok {
+		return v
+	}
+	pods, err := e.kube.CoreV1().Pods(o.GetNamespace()).List(ctx, metav1.ListOptions{
+		LabelSelector: labels.SelectorFromSet(selector).String(), ResourceVersion: "0"})
+	if err != nil {
+		return v // the verdict stands; only its reason is unknown
+	}
+	if why, stuck := health.Explain(ownedOnly(pods.Items)); why != "" {
+		v.Message = why
+		if stuck {
+			v.Status = health.Degraded
+		}
+	}
+	return v
+}
+
+// ownedOnly drops pods that merely carry the same labels.
+func ownedOnly(pods []corev1.Pod) []corev1.Pod {
+	var out []corev1.Pod
+	for _, p := range pods {
+		if metav1.GetControllerOf(&p) != nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// newest of two states of an object: a watch may lag behind what was read or written just now.
+func newest(watched, written *unstructured.Unstructured) *unstructured.Unstructured {
+	if watched == nil || written == nil {
+		return written
+	}
+	if apply.Newer(written, watched) {
+		return written
+	}
+	return watched
+}
