@@ -1,0 +1,150 @@
+package controlplane
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
+	"github.com/spf13/pflag"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/client-go/rest"
+	cliflag "k8s.io/component-base/cli/flag"
+	logsapi "k8s.io/component-base/logs/api/v1"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	apiserveroptions "k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+	kcm "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	kcmoptions "k8s.io/kubernetes/cmd/kube-controller-manager/app/options"
+)
+
+func init() {
+	// Two components configure the one process-wide logger; the second would fail.
+	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
+	rest.SetDefaultWarningHandler(rest.NoWarnings{})
+}
+
+// runAPIServer runs kube-apiserver until ctx ends. It is built from its options, not from its command, because the
+// command takes the process's signals for itself.
+func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI) error {
+	if cfg.AuditLog != "" {
+		if err := pki.WriteFile(keys.Path("audit-policy.yaml"), []byte(auditPolicy)); err != nil {
+			return err
+		}
+	}
+	opts := apiserveroptions.NewServerRunOptions()
+	if err := parseFlags(opts.Flags(), apiServerFlags(cfg, keys)); err != nil {
+		return err
+	}
+	if err := opts.GenericServerRunOptions.ComponentGlobalsRegistry.Set(); err != nil {
+		return err
+	}
+	completed, err := opts.Complete(ctx)
+	if err != nil {
+		return err
+	}
+	if errs := completed.Validate(); len(errs) != 0 {
+		return utilerrors.NewAggregate(errs)
+	}
+	return apiserver.Run(ctx, completed)
+}
+
+func apiServerFlags(cfg Config, keys *pki.PKI) []string {
+	serving, servingKey := keys.Files(pki.APIServer)
+	etcdClient, etcdKey := keys.Files(pki.EtcdClient)
+	kubelet, kubeletKey := keys.Files(pki.AgentClient)
+	etcdAuthority, _ := keys.AuthorityFiles(pki.EtcdCA)
+	proxyAuthority, _ := keys.AuthorityFiles(pki.FrontProxyCA)
+	signing, signingPublic := keys.ServiceAccountFiles()
+	proxy, proxyKey := keys.Files(pki.FrontProxyClient)
+	flags := []string{
+		"--bind-address=" + cfg.BindAddress.String(),
+		"--advertise-address=" + cfg.AdvertiseAddress.String(),
+		"--secure-port=" + strconv.Itoa(cfg.APIPort),
+		"--etcd-servers=" + loopback(cfg.EtcdPort)[0].String(),
+		"--etcd-cafile=" + etcdAuthority, "--etcd-certfile=" + etcdClient, "--etcd-keyfile=" + etcdKey,
+		"--tls-cert-file=" + serving, "--tls-private-key-file=" + servingKey,
+		"--client-ca-file=" + keys.CAFile(),
+		"--kubelet-certificate-authority=" + keys.CAFile(),
+		"--kubelet-client-certificate=" + kubelet, "--kubelet-client-key=" + kubeletKey,
+		"--kubelet-preferred-address-types=InternalIP,Hostname",
+		"--requestheader-client-ca-file=" + proxyAuthority,
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
+		"--proxy-client-cert-file=" + proxy, "--proxy-client-key-file=" + proxyKey,
+		"--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + signingPublic, "--service-account-signing-key-file=" + signing,
+		"--service-cluster-ip-range=" + cfg.ServiceCIDR.String(),
+		"--service-node-port-range=" + cfg.NodePortRange,
+		"--encryption-provider-config=" + keys.EncryptionConfig(),
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		"--anonymous-auth=false",
+		"--allow-privileged=true",
+		"--profiling=false",
+	}
+	if cfg.AuditLog != "" {
+		flags = append(flags, "--audit-log-path="+cfg.AuditLog, "--audit-policy-file="+keys.Path("audit-policy.yaml"),
+			"--audit-log-maxsize=50", "--audit-log-maxbackup=3", "--audit-log-mode=blocking")
+	}
+	return flags
+}
+
+// runControllerManager runs kube-controller-manager until ctx ends.
+func runControllerManager(ctx context.Context, cfg Config, keys *pki.PKI) error {
+	opts, err := kcmoptions.NewKubeControllerManagerOptions()
+	if err != nil {
+		return err
+	}
+	all, disabled, aliases := kcm.KnownControllers(), kcm.ControllersDisabledByDefault(), kcm.ControllerAliases()
+	if err := parseFlags(opts.Flags(all, disabled, aliases), controllerManagerFlags(cfg, keys)); err != nil {
+		return err
+	}
+	if err := opts.ComponentGlobalsRegistry.Set(); err != nil {
+		return err
+	}
+	c, err := opts.Config(ctx, all, disabled, aliases)
+	if err != nil {
+		return err
+	}
+	return kcm.Run(ctx, c.Complete())
+}
+
+func controllerManagerFlags(cfg Config, keys *pki.PKI) []string {
+	ca, caKey := keys.AuthorityFiles(pki.ClusterCA)
+	signing, _ := keys.ServiceAccountFiles()
+	return []string{
+		"--kubeconfig=" + keys.Path("controller-manager.kubeconfig"),
+		"--leader-elect=false", // one process, one store: the data directory's lock is the election
+		"--secure-port=0",
+		"--use-service-account-credentials=true",
+		"--service-account-private-key-file=" + signing,
+		"--root-ca-file=" + ca,
+		"--cluster-signing-cert-file=" + ca, "--cluster-signing-key-file=" + caKey,
+		"--allocate-node-cidrs=true",
+		"--cluster-cidr=" + cfg.PodCIDR,
+		"--service-cluster-ip-range=" + cfg.ServiceCIDR.String(),
+		// The defaults (20 and 30 requests a second) are what a burst of pods would wait for.
+		"--kube-api-qps=300", "--kube-api-burst=600",
+		"--profiling=false",
+	}
+}
+
+// auditPolicy notes who did what to which object, never a body: bodies may hold Secrets.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata}
+`
+
+func parseFlags(sets cliflag.NamedFlagSets, args []string) error {
+	fs := pflag.NewFlagSet("component", pflag.ContinueOnError)
+	for _, s := range sets.FlagSets {
+		fs.AddFlagSet(s)
+	}
+	if err := fs.Parse(args); err != nil {
+		return fmt.Errorf("parse component flags: %w", err)
+	}
+	return nil
+}

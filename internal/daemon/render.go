@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/pipeline"
+	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/source"
+)
+
+// Render renders for the command line, in workers of its own. The programs are those of the instance in dataDir; who
+// may not write there gets copies in the user's cache folder.
+func Render(ctx context.Context, dataDir string, req render.Request) (*render.Result, error) {
+	programs, err := bundle.Unpack(filepath.Join(dataDir, "bundle"))
+	if os.IsPermission(err) || os.IsNotExist(err) {
+		cache, cacheErr := os.UserCacheDir()
+		if cacheErr != nil {
+			return nil, err
+		}
+		programs, err = bundle.Unpack(filepath.Join(cache, "gitopsd", "bundle"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	pool, err := render.NewPool(render.PoolConfig{Program: programs.Path(bundle.Render), Workers: 1})
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	return pool.Render(ctx, req)
+}
+
+// RenderApplication renders an Application at the commit that its instance saw last, from the instance's mirror.
+func RenderApplication(ctx context.Context, dataDir string, app *v1alpha1.Application) (*render.Result, error) {
+	commit := app.Status.ObservedCommit
+	if commit == "" {
+		return nil, fmt.Errorf("no commit of Application %s was seen yet; look with: gitopsd status %s", app.Name, app.Name)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	store, err := source.Open(ctx, source.Config{Dir: filepath.Join(dataDir, "git")})
+	if err != nil {
+		return nil, err
+	}
+	defer store.Wait()
+	defer cancel()
+	snapshot, err := store.At(source.Spec{URL: app.Spec.Source.Repo}, commit)
+	if err != nil {
+		return nil, err
+	}
+	req, err := pipeline.RequestFor(app, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	return Render(ctx, dataDir, req)
+}

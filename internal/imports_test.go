@@ -1,0 +1,123 @@
+// Package internal_test holds the rules of the house that a compiler does not know: who may import whom, and what must
+// stay out of packages that are to stay small.
+package internal_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/gitopsd/gitopsd/"
+
+// mayImport says for each package which packages of ours it may import. Parts of the path below a name share its row.
+// cmd/gitopsd and internal/daemon know everybody; what is not listed may import nothing of ours.
+var mayImport = map[string][]string{
+	"api":                   {},
+	"internal/overview":     {"api"},
+	"internal/redact":       {},
+	"internal/source":       {"internal/redact"},
+	"internal/render":       {"internal/redact"},
+	"internal/diff":         {},
+	"internal/health":       {},
+	"internal/apply":        {"internal/diff"},
+	"internal/pipeline":     {"api", "internal/apply", "internal/diff", "internal/health", "internal/redact", "internal/render", "internal/source"},
+	"internal/bundle":       {},
+	"internal/containerd":   {"internal/bundle"},
+	"internal/network":      {},
+	"internal/nodeagent":    {},
+	"internal/scheduler":    {},
+	"internal/controlplane": {},
+	"cmd/gitopsd-render":    {"internal/render", "internal/redact"},
+	"cmd/gitopsd-node":      {"internal/network"},
+}
+
+var knowsAll = []string{"cmd/gitopsd", "internal/daemon", "test", "examples"}
+
+// mustNotLink keeps heavy libraries out of everything but the one room they belong to.
+var mustNotLink = []struct{ library, only string }{
+	{"k8s.io/kubernetes/cmd/", "internal/controlplane"},
+	{"go.etcd.io/etcd/server/", "internal/controlplane"},
+	{"helm.sh/helm/", "internal/render/engine"},
+	{"sigs.k8s.io/kustomize/", "internal/render/engine"},
+	{"github.com/go-git/", "internal/source"},
+	{"k8s.io/kubectl/", "cmd/gitopsd-kubectl"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func TestImportTable(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if room(from, knowsAll) != "" {
+			continue
+		}
+		row := room(from, keys(mayImport))
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module)
+			if !ours || (row != "" && room(to, []string{row}) != "") {
+				continue
+			}
+			if room(to, mayImport[row]) == "" {
+				t.Errorf("%s imports %s, which the import table does not allow", from, to)
+			}
+		}
+	}
+}
+
+func TestHeavyLibrariesStayInTheirRooms(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		for _, rule := range mustNotLink {
+			for _, imp := range p.Imports {
+				if strings.HasPrefix(imp, rule.library) && room(from, []string{rule.only}) == "" {
+					t.Errorf("%s imports %s, which belongs to %s alone", from, imp, rule.only)
+				}
+			}
+		}
+	}
+}
+
+// room returns the longest of the names that is p or a folder above it.
+func room(p string, names []string) string {
+	for d := p; d != "." && d != "/"; d = path.Dir(d) {
+		if slices.Contains(names, d) {
+			return d
+		}
+	}
+	return ""
+}
+
+func keys(m map[string][]string) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	return out
+}
