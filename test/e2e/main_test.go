@@ -1,0 +1,114 @@
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// What hack/build-e2e.sh has built, and what the whole run shares.
+var (
+	gitopsd   string // with the race detector
+	bundleDir string
+	raceDir   string // where race detectors write what they find
+	images    string // host:port of the registry
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "the end-to-end tests need root: they run real containers")
+		return 1
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		panic(err)
+	}
+	gitopsd = cmp.Or(os.Getenv("GITOPSD_E2E_PROGRAM"), filepath.Join(root, "build/gitopsd-race"))
+	bundleDir = filepath.Join(root, "build/bundle-race")
+	if _, err := os.Stat(gitopsd); err != nil {
+		fmt.Fprintln(os.Stderr, "build what the tests run first: hack/build-e2e.sh, or make e2e")
+		return 1
+	}
+	if raceDir, err = os.MkdirTemp("", "race-"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(raceDir)
+	stop := serveImages()
+	defer stop()
+	code := m.Run()
+	removeShared()
+	return max(code, reportRaces())
+}
+
+// serveImages starts the registry that nodes pull from and puts the images of examples/hello into it.
+func serveImages() (stop func()) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	images = l.Addr().String()
+	server := &http.Server{Handler: registry.New(registry.Logger(discard))}
+	go server.Serve(l)
+	if err := pushHello(images, "v1", "v2"); err != nil {
+		panic(err)
+	}
+	return func() { server.Close() }
+}
+
+// reportRaces prints what the race detectors of the daemons have found; 1 when that is anything.
+func reportRaces() int {
+	found, _ := filepath.Glob(filepath.Join(raceDir, "race*"))
+	for _, f := range found {
+		b, _ := os.ReadFile(f)
+		fmt.Fprintf(os.Stderr, "the race detector found:\n%.20000s\n", b)
+	}
+	return min(len(found), 1)
+}
+
+var (
+	sharedOnce sync.Once
+	sharedInst *instance
+)
+
+// shared is the instance of all tests that leave it as it is.
+func shared(t testing.TB) *instance {
+	t.Helper()
+	sharedOnce.Do(func() {
+		i := prepare(nil)
+		sharedInst = i
+		i.start(t)
+		i.awaitNode(t)
+	})
+	if sharedInst == nil || sharedInst.kube == nil {
+		t.Fatal("the shared instance has not started")
+	}
+	return sharedInst
+}
+
+func removeShared() {
+	if sharedInst == nil {
+		return
+	}
+	if out, code := sharedInst.run("uninstall", "--yes"); code != 0 {
+		fmt.Fprintf(os.Stderr, "uninstall of the shared instance: exit code %d\n%s", code, out)
+	}
+	os.RemoveAll(filepath.Dir(sharedInst.dir))
+}
+
+// cleanupContext is for what runs after a test's own context has ended.
+func cleanupContext() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	time.AfterFunc(31*time.Second, cancel)
+	return ctx
+}
