@@ -207,3 +207,31 @@ func TestTwoInstances(t *testing.T) {
 	check(t, Remove(two.Config))
 	expect(t, a.space, "tcp4", "10.43.0.10:80", "b "+a.ip)
 }
+
+// What the node says to itself is no service's traffic, even where the node's own address is an endpoint, as it is of the service of the
+// API: connections of before go on, and those that follow keep their port. By the service's address it is reached all the same.
+func TestTheNodesOwnConnectionsAreLeftAlone(t *testing.T) {
+	onBothKinds(t, func(t *testing.T) {
+		n, node := newProxied(t), &space{t: t}
+		node.echo(8080)
+		before := node.connect(nodeIP + ":8080")
+		n.create(service("api", "10.43.0.1", corev1.ServiceSpec{Ports: ports(443, 0)}), slice("api", &testPod{ip: nodeIP}))
+		check(t, node.connect("10.43.0.1:443")())
+		check(t, netlink.ConntrackTableFlush(netlink.ConntrackTable)) // as if nothing had been tracked before
+		if err := before(); err != nil {
+			t.Errorf("a connection of before: %v", err)
+		}
+		l, err := net.Listen("tcp4", nodeIP+":0")
+		check(t, err)
+		defer l.Close()
+		c, err := net.Dial("tcp4", l.Addr().String())
+		check(t, err)
+		defer c.Close()
+		s, err := l.Accept()
+		check(t, err)
+		defer s.Close()
+		if s.RemoteAddr().String() != c.LocalAddr().String() {
+			t.Errorf("a connection from %s arrives as one from %s", c.LocalAddr(), s.RemoteAddr())
+		}
+	})
+}

@@ -109,6 +109,13 @@ func (isNew) emit(e *emission) error {
 		compare(reg1, true, make([]byte, 4)))
 }
 
+func (isTranslated) emit(e *emission) error {
+	const dnat = 1 << 5 // IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h
+	return e.add(&expr.Ct{Register: reg1, Key: expr.CtKeySTATUS},
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: native(dnat), Xor: make([]byte, 4)},
+		compare(reg1, true, make([]byte, 4)))
+}
+
 func (isRedirect) emit(e *emission) error {
 	const icmpRedirect = 5
 	return e.add(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1}, compare(reg1, false, []byte{unix.IPPROTO_ICMP}),

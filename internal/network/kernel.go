@@ -50,7 +50,7 @@ func tryTable() error {
 		c := conn.AddChain(&nftables.Chain{Table: t, Name: "try", Type: nftables.ChainTypeNAT,
 			Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
 		rule := &emission{conn: conn, table: t}
-		for _, p := range []Part{isNew{}, addressLocal{}, isProtocol{udp}, toOneOf{tryEndpoints}} {
+		for _, p := range []Part{isNew{}, isTranslated{}, addressLocal{}, isProtocol{udp}, toOneOf{tryEndpoints}} {
 			err = errors.Join(err, p.emit(rule))
 		}
 		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: rule.exprs})

@@ -107,7 +107,8 @@ func (s State) baseChains() []Chain {
 			{interfaceIs{name: s.Bridge}, isRedirect{}, verdict{word: "drop"}}}, unknown...)},
 		{Name: "nat-postrouting", Type: nftables.ChainTypeNAT, Hook: "postrouting", Priority: prioritySNAT, Rules: []Rule{
 			{marked{}, masquerade{}},
-			{inSet{setHairpin, byPair}, masquerade{}},
+			// What a program sends to itself without a service stays as it is: the API is an endpoint with the host's own address.
+			{isTranslated{}, inSet{setHairpin, byPair}, masquerade{}},
 			{interfaceIs{name: s.Bridge}, addressIn{source: true, prefix: loopback}, masquerade{}},
 			{interfaceIs{not: true, name: s.Bridge}, addressIn{source: true, prefix: s.PodCIDR.Masked()},
 				addressIn{not: true, prefix: s.ClusterCIDR.Masked()}, masquerade{}},

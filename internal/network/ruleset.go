@@ -105,6 +105,7 @@ type (
 	addressLocal struct{ source bool } // an address of this node
 	isProtocol   struct{ protocol protocol }
 	isNew        struct{} // first packet of a connection
+	isTranslated struct{} // of a connection whose destination was changed
 	isRedirect   struct{} // ICMP redirect
 	inSet        struct {
 		set string
@@ -168,6 +169,7 @@ func (p addressLocal) String() string {
 }
 func (p isProtocol) String() string { return "meta l4proto " + p.protocol.String() }
 func (isNew) String() string        { return "ct state new" }
+func (isTranslated) String() string { return "ct status dnat" }
 func (isRedirect) String() string   { return "icmp type redirect" }
 func (p inSet) String() string      { return p.key.String() + " @" + p.set }
 func (p verdictOf) String() string  { return p.key.String() + " vmap @" + p.set }
