@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,8 +174,9 @@ type testNode struct {
 	t       *testing.T
 	config  Config
 	outside *space              // 192.0.2.2; the node is 192.0.2.1
-	conf    []byte              // the CNI configuration of the last call
 	valid   []map[string]string // what GC is told to keep
+	confMu  sync.Mutex
+	conf    []byte // the CNI configuration of the last call
 }
 
 const nodeIP, outsideIP = "192.0.2.1", "192.0.2.2"
@@ -245,14 +247,8 @@ func (n *testNode) cni(command, id, path string, ports ...cni.PortMapping) []byt
 }
 
 func (n *testNode) tryCNI(command, id, path string, ports ...cni.PortMapping) ([]byte, error) {
-	data, err := os.ReadFile(n.config.CNIConfDir + "/" + ConfFile)
-	if err != nil { // removed: a runtime has read it before
-		data, err = n.conf, nil
-	}
-	n.conf = data
-	check(n.t, err)
 	var list struct{ Plugins []map[string]any }
-	check(n.t, json.Unmarshal(data, &list))
+	check(n.t, json.Unmarshal(n.readConf(), &list))
 	conf := list.Plugins[0]
 	conf["cniVersion"], conf["name"] = cni.Version, cni.NetworkName
 	conf["runtimeConfig"] = map[string]any{"portMappings": ports}
@@ -263,6 +259,16 @@ func (n *testNode) tryCNI(command, id, path string, ports ...cni.PortMapping) ([
 	cmd.Stdin = bytes.NewReader(in)
 	cmd.Env = []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + id, "CNI_NETNS=" + path, "CNI_IFNAME=eth0", "CNI_PATH=/nowhere"}
 	return cmd.CombinedOutput()
+}
+
+// readConf returns the CNI configuration, or what it last was: a runtime has read it before it was removed.
+func (n *testNode) readConf() []byte {
+	n.confMu.Lock()
+	defer n.confMu.Unlock()
+	if data, err := os.ReadFile(n.config.CNIConfDir + "/" + ConfFile); err == nil {
+		n.conf = data
+	}
+	return n.conf
 }
 
 // expect asks until the answer is want.

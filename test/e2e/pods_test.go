@@ -208,6 +208,12 @@ lifecycle: {preStop: {exec: {command: [/app, write, /h/prestop, done]}}, postSta
 		"volumes: [{name: h, hostPath: {path: "+dir+"}}]")+"---\n"+toolboxPod("stubborn", []string{"stubborn"}, "", ""))
 	i.pod(t, ns, "polite", "is ready", ready)
 	i.pod(t, ns, "stubborn", "is ready", ready)
+	eventually(t, 10*time.Second, "the stubborn one ignores SIGTERM", func() error {
+		if out := i.mustKubectl(t, "-n", ns, "logs", "stubborn"); !strings.Contains(out, "ignores") {
+			return fmt.Errorf("it says %q", out)
+		}
+		return nil
+	})
 	i.mustKubectl(t, "-n", ns, "delete", "pod", "polite")
 	for _, f := range []string{"poststart", "prestop", "farewell"} {
 		if _, err := exec.Command("cat", dir+"/"+f).Output(); err != nil {

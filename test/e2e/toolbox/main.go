@@ -25,8 +25,9 @@ func main() {
 	switch verb {
 	case "sleep": // until SIGTERM
 		wait(func() {})
-	case "stubborn": // SIGTERM is ignored
+	case "stubborn": // SIGTERM is ignored, once it has said so
 		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("ignores SIGTERM")
 		select {}
 	case "farewell": // writes a file when it is asked to end
 		wait(func() { write(args[0], "farewell") })
