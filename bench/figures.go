@@ -74,7 +74,7 @@ func startFigures(ctx context.Context) error {
 }
 
 // idleFigures measures memory and processor time of a daemon that has nothing to do.
-func idleFigures(ctx context.Context, i *instance) error {
+func idleFigures(ctx context.Context, i *instance, _ string) error {
 	const settle, window = 40 * time.Second, 30 * time.Second
 	if err := pause(ctx, settle); err != nil {
 		return err

@@ -24,25 +24,37 @@ const program = "../bin/gitopsd"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx); err != nil {
+	if err := bench(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context) error {
+// figures of one running instance, in the order in which they are taken.
+var figures = []struct {
+	name string
+	take func(context.Context, *instance, string) error
+}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}}
+
+// bench takes the figures that are named, or all.
+func bench(ctx context.Context, names []string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("it runs real containers and needs root")
 	}
+	wanted := func(name string) bool { return len(names) == 0 || slices.Contains(names, name) }
 	machine()
-	if err := programFigures(); err != nil {
-		return err
+	if wanted("program") {
+		if err := programFigures(); err != nil {
+			return err
+		}
+	}
+	if wanted("start") {
+		if err := startFigures(ctx); err != nil {
+			return err
+		}
 	}
 	host, err := serveImages(ctx)
 	if err != nil {
-		return err
-	}
-	if err := startFigures(ctx); err != nil {
 		return err
 	}
 	i, err := newInstance()
@@ -53,11 +65,11 @@ func bench(ctx context.Context) error {
 	if _, err := i.start(ctx); err != nil {
 		return err
 	}
-	if err := idleFigures(ctx, i); err != nil {
-		return err
-	}
-	for _, figures := range []func(context.Context, *instance, string) error{commitFigures, podFigures, healFigures} {
-		if err := figures(ctx, i, host); err != nil {
+	for _, f := range figures {
+		if !wanted(f.name) {
+			continue
+		}
+		if err := f.take(ctx, i, host); err != nil {
 			return err
 		}
 	}
