@@ -31,7 +31,7 @@ func (j *job) killContainer(ctx context.Context) error {
 		a.events.container(j.pod, act.Container, v1.EventTypeNormal, "Killing", act.Message)
 	}
 	deadline := time.Now().Add(act.Grace)
-	c := containerOf(j.pod, act.Container)
+	c := lifecycle.ContainerSpec(j.pod, act.Container)
 	if c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil && act.Reason != lifecycle.KillUnknown {
 		hook, cancel := context.WithDeadline(ctx, deadline)
 		err := j.hook(hook, c, cri.RawID(act.ID), c.Lifecycle.PreStop)

@@ -34,7 +34,7 @@ func (p *probes) Sync(pod *v1.Pod, seen lifecycle.Runtime, d lifecycle.Decision,
 	var targets []probe.Target
 	for i := range seen.Containers {
 		c := &seen.Containers[i]
-		spec := containerOf(pod, c.Name)
+		spec := lifecycle.ContainerSpec(pod, c.Name)
 		if c.State != lifecycle.Running || spec == nil || len(ips) == 0 {
 			continue
 		}

@@ -25,7 +25,7 @@ func (e *startError) Error() string { return e.reason + ": " + e.message }
 // startContainer has the image, makes the container, starts it and runs its postStart hook.
 func (j *job) startContainer(ctx context.Context) error {
 	a := j.agent
-	spec := containerOf(j.pod, j.action.Container)
+	spec := lifecycle.ContainerSpec(j.pod, j.action.Container)
 	if spec == nil {
 		return &startError{lifecycle.ReasonCreateError, "container is not in the pod's definition"}
 	}
@@ -98,25 +98,6 @@ func (j *job) failed(c *v1.Container, reason string, err error) error {
 	message := image.Redact(err)
 	j.agent.events.container(j.pod, c.Name, v1.EventTypeWarning, "Failed", "Error: "+message)
 	return &startError{reason, message}
-}
-
-func containerOf(pod *v1.Pod, name string) *v1.Container {
-	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Name == name {
-			return &pod.Spec.Containers[i]
-		}
-	}
-	for i := range pod.Spec.InitContainers {
-		if pod.Spec.InitContainers[i].Name == name {
-			return &pod.Spec.InitContainers[i]
-		}
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
-			return (*v1.Container)(&e.EphemeralContainerCommon)
-		}
-	}
-	return nil
 }
 
 // facts are what the pod's containers may learn about themselves.

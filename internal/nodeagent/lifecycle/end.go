@@ -113,8 +113,8 @@ func (d *decider) kill(c Container, grace time.Duration, why KillReason, message
 	d.do(a)
 }
 
-// containerSpec finds a container of any kind by name.
-func containerSpec(pod *v1.Pod, name string) *v1.Container {
+// ContainerSpec finds a container of any kind by name; nil when the pod has none of that name.
+func ContainerSpec(pod *v1.Pod, name string) *v1.Container {
 	for i := range pod.Spec.Containers {
 		if pod.Spec.Containers[i].Name == name {
 			return &pod.Spec.Containers[i]

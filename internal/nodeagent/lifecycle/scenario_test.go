@@ -80,7 +80,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 	case "sandbox-dies":
 		s.in.Runtime.Sandboxes[0].Ready = false
 	case "image":
-		containerSpec(s.in.Pod, name).Image = arg("to")
+		ContainerSpec(s.in.Pod, name).Image = arg("to")
 	case "delete":
 		g, _ := strconv.ParseInt(arg("grace"), 10, 64)
 		now := metav1.NewTime(s.in.Now)
@@ -212,7 +212,7 @@ func (s *scenario) apply(a Action) {
 	case StartContainer:
 		m.Backoffs[a.Container] = a.Backoff
 		c := Container{ID: fmt.Sprintf("%s-%d", a.Container, a.Attempt), Name: a.Container, SandboxID: a.SandboxID, Attempt: a.Attempt,
-			State: Running, Created: s.in.Now, Started: s.in.Now, Hash: SpecHash(containerSpec(s.in.Pod, a.Container))}
+			State: Running, Created: s.in.Now, Started: s.in.Now, Hash: SpecHash(ContainerSpec(s.in.Pod, a.Container))}
 		r.Containers = append([]Container{c}, r.Containers...)
 	case KillContainer:
 		for i := range r.Containers {
