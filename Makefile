@@ -4,7 +4,7 @@ SHELL    := /bin/bash
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 GO       ?= go
-PACKAGES := ./api/... ./cmd/gitopsd/... ./cmd/gitopsd-render/... ./cmd/gitopsd-kubectl/... ./internal/... ./test/... ./examples/...
+PACKAGES := ./api/... ./cmd/gitopsd/... ./cmd/gitopsd-render/... ./cmd/gitopsd-kubectl/... ./cmd/gitopsd-shim/... ./cmd/gitopsd-bridge/... ./internal/... ./test/... ./examples/...
 
 .PHONY: help build demo check vet lint unit e2e bench fuzz generate deps clean
 
@@ -26,7 +26,7 @@ check: deps vet lint unit e2e ## what CI runs: vet, linters, unit tests and end-
 
 vet:
 	CGO_ENABLED=0 $(GO) vet $(PACKAGES)
-	$(GO) vet -tags 'seccomp' ./cmd/gitopsd-node/...
+	$(GO) vet -tags 'seccomp' ./cmd/gitopsd-runc/...
 	cd bench && CGO_ENABLED=0 $(GO) vet .
 
 lint: build/tools/staticcheck build/tools/controller-gen
@@ -41,7 +41,7 @@ build/tools/%: hack/tools/go.mod
 
 unit: ## unit tests under the race detector; those of containers and networks need root
 	@hack/build-bundle.sh runtime
-	$(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) ./cmd/gitopsd-node/... | grep -v /test/e2e)
+	$(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) ./cmd/gitopsd-runc/... | grep -v /test/e2e)
 
 e2e: ## end-to-end tests on real containers, of a daemon with the race detector; needs root
 	@hack/build-e2e.sh

@@ -29,21 +29,21 @@ place() {
 
 # -buildvcs=false: a commit that does not change a program must not change its bytes. They name the folder that it is unpacked to, and other
 # bytes restart containerd.
-go_static() { # name, tags
+go_static() { # folder, tags, name if it is another one
 	CGO_ENABLED=0 go build -buildvcs=false -tags "$2" -ldflags '-s -w' -o "$out/.new" "./cmd/$1"
-	place "$1"
+	place "${3:-$1}"
 }
 
 go_static gitopsd-containerd 'netgo osusergo static_build no_btrfs no_devmapper no_zfs no_tracing'
 
-CGO_ENABLED=1 go build -buildvcs=false -tags 'seccomp netgo osusergo static_build runc_nocriu' \
-	-ldflags '-s -w -extldflags "-static"' -o "$out/.new" ./cmd/gitopsd-node
-place containerd-shim-runc-v2
-for name in runc gitopsd-bridge; do # hard links: os.Executable resolves symbolic ones, and the name would be lost
-	[ "$out/$name" -ef "$out/containerd-shim-runc-v2" ] || ln -f "$out/containerd-shim-runc-v2" "$out/$name"
-done
+go_static gitopsd-shim 'netgo osusergo static_build' containerd-shim-runc-v2
+go_static gitopsd-bridge 'netgo osusergo'
 
-${CC:-gcc} -O2 -Wall -Wextra -Werror -static -s -Wl,--build-id=none -o "$out/.new" cmd/gitopsd-node/pause/pause.c
+CGO_ENABLED=1 go build -buildvcs=false -tags 'seccomp netgo osusergo static_build runc_nocriu' \
+	-ldflags '-s -w -extldflags "-static"' -o "$out/.new" ./cmd/gitopsd-runc
+place runc
+
+${CC:-gcc} -O2 -Wall -Wextra -Werror -static -s -Wl,--build-id=none -o "$out/.new" cmd/gitopsd-pause/pause.c
 place pause
 
 [ "${1:-}" != runtime ] || exit 0

@@ -34,7 +34,9 @@ var mayImport = map[string][]string{
 	"internal/scheduler":    {},
 	"internal/controlplane": {},
 	"cmd/gitopsd-render":    {"internal/render", "internal/redact"},
-	"cmd/gitopsd-node":      {"internal/network"},
+	"cmd/gitopsd-bridge":    {"internal/network"},
+	"cmd/gitopsd-shim":      {},
+	"cmd/gitopsd-runc":      {},
 }
 
 var knowsAll = []string{"cmd/gitopsd", "internal/daemon", "test", "examples"}

@@ -391,7 +391,7 @@ func TestArchives(t *testing.T) {
 func TestRuncIsOurs(t *testing.T) {
 	out, err := exec.Command(programs.Path(bundle.Runtime), "--version").Output()
 	check(t, err)
-	if !strings.HasPrefix(string(out), "runc version 1.") || !strings.Contains(string(out), "commit: gitopsd-node") {
+	if !strings.HasPrefix(string(out), "runc version 1.") || !strings.Contains(string(out), "commit: gitopsd-runc") {
 		t.Errorf("version:\n%s", out)
 	}
 }

@@ -34,11 +34,16 @@ func TestDeaths(t *testing.T) {
 
 	t.Run("kill -9 of the daemon", func(t *testing.T) {
 		before := i.pods(t, "web")
+		token, err := i.tokenOnDisk(before[0])
+		if err != nil {
+			t.Fatal(err)
+		}
 		i.kill9(t)
 		consistently(t, time.Second, "containers go on serving", func() error { return answer(url, "version v1") })
 		i.start(t)
 		i.awaitNode(t)
 		root.await(t)
+		i.checkNewToken(t, before[0], token) // the daemon keeps tokens in memory only
 		samePods(t, before, i.pods(t, "web"), 0)
 	})
 	t.Run("kill -9 of the daemon, a container dies and a commit comes meanwhile", func(t *testing.T) {

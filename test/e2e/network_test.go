@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -51,10 +52,7 @@ func TestServices(t *testing.T) {
 	if _, err := fetch("http://" + i.clusterIP(t, a.namespace, "empty") + "/"); err == nil || time.Since(started) > 3*time.Second {
 		t.Errorf("a Service without endpoints: %v after %s, want a refusal at once", err, time.Since(started))
 	}
-	slices, err := i.kube.DiscoveryV1().EndpointSlices(a.namespace).List(ctx(t), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=headless"})
-	if err != nil || len(slices.Items) != 1 || len(slices.Items[0].Endpoints) != 2 {
-		t.Errorf("headless: %v %+v", err, slices)
-	}
+	i.checkHeadless(t, a.namespace, "headless", 2)
 	a.repo.commit(t, "no service", map[string]string{"hello.yaml": strings.Split(helloDeployment("v1", 2, 0), "---")[0]})
 	a.await(t)
 	eventually(t, 10*time.Second, "the Service is gone from the rules", func() error {
@@ -64,8 +62,31 @@ func TestServices(t *testing.T) {
 		}
 		return nil
 	})
+	for _, address := range []string{clusterIP, fmt.Sprintf("%s:%d", nodeAddress(t), nodePort)} {
+		if _, err := fetch("http://" + address + "/"); err == nil {
+			t.Errorf("the deleted Service answers at %s", address)
+		}
+	}
+	if out, code := fromPod("http://" + clusterIP + "/"); code == 0 {
+		t.Errorf("a deleted Service answers a pod: %s", out)
+	}
 	if out, _ := output(exec.Command("nft", "list", "table", "ip", foreign)); !strings.Contains(out, "not-ours") {
 		t.Errorf("the table of others: %s", out)
+	}
+}
+
+// checkHeadless wants so many endpoints of a Service without an address of its own, each of which answers itself.
+func (i *instance) checkHeadless(t testing.TB, namespace, name string, want int) {
+	t.Helper()
+	if ip := i.clusterIP(t, namespace, name); ip != "None" {
+		t.Errorf("%s has the address %s", name, ip)
+	}
+	slices, err := i.kube.DiscoveryV1().EndpointSlices(namespace).List(ctx(t), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=" + name})
+	if err != nil || len(slices.Items) != 1 || len(slices.Items[0].Endpoints) != want {
+		t.Fatalf("endpoints of %s: %v %+v", name, err, slices)
+	}
+	for _, e := range slices.Items[0].Endpoints {
+		answers(t, 10*time.Second, "http://"+e.Addresses[0]+":8080/", "version v1")
 	}
 }
 
@@ -104,4 +125,38 @@ func TestPodsReachTheAPI(t *testing.T) {
 			t.Errorf("the host network pod has %s", p.Status.PodIP)
 		}
 	}
+}
+
+// A pod on the host network listens on the machine itself, a Service leads to it from pods and from the machine, and a
+// second one that wants the same port is not placed.
+func TestHostNetwork(t *testing.T) {
+	i := shared(t)
+	ns := nameOf(t)
+	i.namespace(t, ns)
+	port := i.port(18)
+	onHost := func(name string) string {
+		return toolboxPod(name, []string{"serve", "/c/k", fmt.Sprint(port)}, fmt.Sprintf("ports: [{containerPort: %d}]\nvolumeMounts: [{name: c, mountPath: /c}]", port),
+			"hostNetwork: true\nvolumes: [{name: c, configMap: {name: c}}]") + "---\n"
+	}
+	i.apply(t, ns, configMap("c", "k", "on the machine")+"---\n"+onHost("web")+toolboxPod("client", []string{"sleep"}, "", "")+
+		fmt.Sprintf("---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: %d}]}\n", port))
+	i.pod(t, ns, "web", "is ready", ready)
+	i.pod(t, ns, "client", "is ready", ready)
+	answers(t, 10*time.Second, fmt.Sprintf("http://127.0.0.1:%d/", port), "on the machine")
+	url := "http://" + i.clusterIP(t, ns, "web") + "/"
+	answers(t, 10*time.Second, url, "on the machine")
+	if out, code := i.kubectl("-n", ns, "exec", "client", "--", "/app", "get", url); code != 0 || !strings.Contains(out, "on the machine") {
+		t.Errorf("the Service from a pod: %s", out)
+	}
+	i.apply(t, ns, onHost("second"))
+	i.pod(t, ns, "second", "says that the port is taken", func(p *corev1.Pod) error {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && strings.Contains(c.Message, "1 node(s) didn't have free ports for the requested pod ports") {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions %+v", p.Status.Conditions)
+	})
+	i.mustKubectl(t, "-n", ns, "delete", "pod", "web")
+	i.pod(t, ns, "second", "has the port now", ready)
 }

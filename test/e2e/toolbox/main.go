@@ -2,10 +2,13 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -15,6 +18,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 func main() {
@@ -82,7 +88,12 @@ func main() {
 			fmt.Println("tick", i)
 			time.Sleep(100 * time.Millisecond)
 		}
-	case "serve": // the file's content, or the first argument's text when there is no file
+	case "flood": // megabytes of lines at once, then a line every 100 ms
+		n, _ := strconv.Atoi(args[0])
+		flood(n)
+	case "grpc": // health over gRPC on port 9000: serving once the file is there
+		serveHealth(args[0])
+	case "serve": // the file's content, on port 8080 or another one
 		http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 			if b, err := os.ReadFile(args[0]); err == nil {
 				w.Write(b)
@@ -90,11 +101,48 @@ func main() {
 			}
 			http.Error(w, "no file "+args[0], http.StatusServiceUnavailable)
 		})
-		go http.ListenAndServe(":8080", nil)
+		go http.ListenAndServe(":"+append(args[1:], "8080")[0], nil)
 		wait(func() {})
 	default:
 		fail("unknown verb " + verb)
 	}
+}
+
+func flood(megabytes int) {
+	out := bufio.NewWriterSize(os.Stdout, 64<<10)
+	line := strings.Repeat("x", 1023) + "\n"
+	for range megabytes << 10 {
+		_, _ = out.WriteString(line)
+	}
+	_ = out.Flush()
+	for i := 0; ; i++ {
+		fmt.Println("tick", i)
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// health answers by whether a file is there.
+type health struct {
+	healthpb.UnimplementedHealthServer
+	file string
+}
+
+func (h health) Check(context.Context, *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	if _, err := os.Stat(h.file); err != nil {
+		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}, nil
+	}
+	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
+}
+
+func serveHealth(file string) {
+	l, err := net.Listen("tcp", ":9000")
+	if err != nil {
+		fail(err.Error())
+	}
+	s := grpc.NewServer()
+	healthpb.RegisterHealthServer(s, health{file: file})
+	go s.Serve(l)
+	wait(s.Stop)
 }
 
 func wait(last func()) {

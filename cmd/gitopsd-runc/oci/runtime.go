@@ -143,7 +143,7 @@ func fail(err error, status int) int {
 }
 
 func printVersion(w io.Writer) {
-	fmt.Fprintf(w, "runc version %s\ncommit: gitopsd-node\nspec: %s\ngo: %s\n", libcontainerVersion(), specs.Version, runtime.Version())
+	fmt.Fprintf(w, "runc version %s\ncommit: gitopsd-runc\nspec: %s\ngo: %s\n", libcontainerVersion(), specs.Version, runtime.Version())
 	if major, minor, micro := seccomp.Version(); major+minor+micro > 0 {
 		fmt.Fprintf(w, "libseccomp: %d.%d.%d\n", major, minor, micro)
 	}
