@@ -227,13 +227,10 @@ func TestNewerPrograms(t *testing.T) {
 func copyPrograms(t *testing.T) bundle.Programs {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{bundle.Containerd, bundle.Shim, bundle.Pause} {
+	for _, name := range []string{bundle.Containerd, bundle.Shim, bundle.Runtime, bundle.Bridge, bundle.Pause} {
 		data, err := os.ReadFile(programs.Path(name))
 		check(t, err)
 		check(t, os.WriteFile(filepath.Join(dir, name), data, 0o755))
-	}
-	for _, name := range []string{bundle.Runtime, bundle.Bridge} {
-		check(t, os.Link(filepath.Join(dir, bundle.Shim), filepath.Join(dir, name)))
 	}
 	return bundle.Programs{Dir: dir}
 }

@@ -136,7 +136,7 @@ func TestPodsDoNotReachLoopback(t *testing.T) {
 	n := newNode(t)
 	a := n.pod("a")
 	check(t, write("/proc/sys/net/ipv4/conf/"+n.config.Bridge+"/route_localnet", "1"))
-	var fromPod net.Conn
+	var toLoopback, toBridge net.Conn
 	a.do(func() {
 		check(t, write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1"))
 		lo := netip.MustParsePrefix("127.0.0.0/8")
@@ -146,38 +146,41 @@ func TestPodsDoNotReachLoopback(t *testing.T) {
 		check(t, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("10.42.0.1"), Dst: ipNet(lo), Flags: int(netlink.FLAG_ONLINK),
 			LinkIndex: mustLink(t, "eth0").Attrs().Index, Src: net.ParseIP(a.ip)}))
 		var err error
-		fromPod, err = net.Dial("udp4", "127.0.0.1:9999")
+		toLoopback, err = net.Dial("udp4", "127.0.0.1:9999")
+		check(t, err)
+		toBridge, err = net.Dial("udp4", "10.42.0.1:9999")
 		check(t, err)
 	})
-	defer fromPod.Close()
-	fromNode, err := net.Dial("udp4", "127.0.0.1:9999")
-	check(t, err)
-	defer fromNode.Close()
-	server, err := net.ListenPacket("udp4", "127.0.0.1:9999")
+	defer toLoopback.Close()
+	defer toBridge.Close()
+	server, err := net.ListenPacket("udp4", ":9999")
 	check(t, err)
 	defer server.Close()
-	first := func() string { // of a packet of the pod and, after it, one of the node
-		_, err := io.WriteString(fromPod, "pod")
-		check(t, err)
-		_, err = io.WriteString(fromNode, "node")
-		check(t, err)
-		buf := make([]byte, 8)
+	receive := func() string {
+		buf := make([]byte, 16)
 		size, _, err := server.ReadFrom(buf)
 		check(t, err)
 		return string(buf[:size])
 	}
-	if got := first(); got != "pod" {
-		t.Fatalf("without our rule the first packet is the %s's: this test would see nothing", got)
+	first := func() string { // of two packets of the pod; they come in the order in which they were sent, if they come
+		_, err := io.WriteString(toLoopback, "loopback")
+		check(t, err)
+		_, err = io.WriteString(toBridge, "bridge")
+		check(t, err)
+		return receive()
+	}
+	if got := first(); got != "loopback" {
+		t.Fatalf("without our rule the first packet is the one to %s: this test would see nothing", got)
+	}
+	if got := receive(); got != "bridge" {
+		t.Fatalf("the second packet is the one to %s", got)
 	}
 	tab, err := newTable(n.config.Table)
 	check(t, err)
 	_, err = tab.apply(State{Config: n.config}.Rules())
 	check(t, err)
-	buf := make([]byte, 8)
-	_, _, err = server.ReadFrom(buf) // the node's, of before
-	check(t, err)
-	if got := first(); got != "node" {
-		t.Errorf("with our rules the first packet is the %s's", got)
+	if got := first(); got != "bridge" {
+		t.Errorf("with our rules the first packet is the one to %s", got)
 	}
 }
 
