@@ -88,9 +88,9 @@ func main() {
 			fmt.Println("tick", i)
 			time.Sleep(100 * time.Millisecond)
 		}
-	case "flood": // megabytes of lines at once, then a line every 100 ms
-		n, _ := strconv.Atoi(args[0])
-		flood(n)
+	case "flood": // once the file is there, megabytes of lines at once; then a line every 100 ms
+		n, _ := strconv.Atoi(args[1])
+		flood(args[0], n)
 	case "grpc": // health over gRPC on port 9000: serving once the file is there
 		serveHealth(args[0])
 	case "serve": // the file's content, on port 8080 or another one
@@ -108,10 +108,14 @@ func main() {
 	}
 }
 
-func flood(megabytes int) {
+func flood(file string, megabytes int) {
+	fmt.Println("waits for", file)
+	for _, err := os.Stat(file); err != nil; _, err = os.Stat(file) {
+		time.Sleep(20 * time.Millisecond)
+	}
 	out := bufio.NewWriterSize(os.Stdout, 64<<10)
-	line := strings.Repeat("x", 1023) + "\n"
-	for range megabytes << 10 {
+	line := strings.Repeat("x", 8191) + "\n"
+	for range megabytes << 7 {
 		_, _ = out.WriteString(line)
 	}
 	_ = out.Flush()
