@@ -34,7 +34,7 @@ func main() {
 	case "stubborn": // SIGTERM is ignored, once it has said so
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ignores SIGTERM")
-		select {}
+		time.Sleep(time.Hour) // an empty select would be a deadlock, and the end
 	case "farewell": // writes a file when it is asked to end
 		wait(func() { write(args[0], "farewell") })
 	case "exit":
