@@ -146,7 +146,13 @@ type SyncPolicy struct {
 	// +kubebuilder:default=true
 	// +optional
 	Heal *bool `json:"heal,omitempty"`
-	// Timeout is how long a revision may take to become healthy before it is called degraded. 5m when absent.
+	// OnFailure says what happens to a revision of which an object is refused, or which is not healthy in time: Rollback
+	// brings every declared field back to the last applied revision, Hold leaves everything as it is and says what is
+	// wrong. Rollback when absent.
+	// +kubebuilder:validation:Enum=Rollback;Hold
+	// +optional
+	OnFailure OnFailure `json:"onFailure,omitempty"`
+	// Timeout is how long a revision may take to be written and to become healthy before it counts as failed. 5m when absent.
 	// +optional
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
 	// Suspend stops syncing, healing and pruning until it is false again.
@@ -158,6 +164,14 @@ type SyncPolicy struct {
 	// +optional
 	OnDelete OnDelete `json:"onDelete,omitempty"`
 }
+
+// OnFailure is the fate of a revision that fails.
+type OnFailure string
+
+const (
+	Rollback OnFailure = "Rollback"
+	Hold     OnFailure = "Hold"
+)
 
 // OnDelete is the fate of the objects of a deleted Application.
 type OnDelete string

@@ -21,6 +21,14 @@ const (
 	// AnnotationSuspend on an Application suspends it, beside spec.sync.suspend, where applying its parent does not
 	// reset it; `gitopsd suspend` sets it to "true".
 	AnnotationSuspend = "gitopsd.io/suspend"
+	// AnnotationRetry on an Application asks to try a rejected revision again; its value is that of the sync request
+	// that it goes with.
+	AnnotationRetry = "gitopsd.io/retry"
+	// AnnotationAllowPrune on an Application agrees to a deletion of many objects; its value is the commit that does it.
+	AnnotationAllowPrune = "gitopsd.io/allow-prune"
+	// AnnotationPin on an Application holds it at a revision of its history until a newer commit comes; its value is
+	// digest@commit, the commit being the newest one at that time. `gitopsd rollback` sets it, `gitopsd resume` ends it.
+	AnnotationPin = "gitopsd.io/pin"
 	// FieldManager owns the fields that the repository declares.
 	FieldManager = "gitopsd"
 	// Finalizer holds an Application with onDelete: Cascade until its objects are gone.

@@ -4,7 +4,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // Phase is how far the newest commit has come.
 //
-// +kubebuilder:validation:Enum=Pending;Waiting;Applying;Verifying;Applied;Failed;Suspended
+// +kubebuilder:validation:Enum=Pending;Waiting;Applying;Verifying;Pruning;Applied;Undoing;RolledBack;Held;Incomplete;Failed;Suspended
 type Phase string
 
 const (
@@ -12,9 +12,16 @@ const (
 	Waiting   Phase = "Waiting"   // a dependency is not ready
 	Applying  Phase = "Applying"  // objects are being written
 	Verifying Phase = "Verifying" // everything is written; health is awaited
+	Pruning   Phase = "Pruning"   // everything is written and healthy; what left the repository is deleted
 	Applied   Phase = "Applied"   // everything is written and healthy
 	Failed    Phase = "Failed"    // reason and message say why; what ran before still runs
 	Suspended Phase = "Suspended" // by spec.sync.suspend
+
+	// Of a revision that was begun and failed.
+	Undoing    Phase = "Undoing"    // objects are brought back to the last applied revision
+	RolledBack Phase = "RolledBack" // they are; the revision is not tried again by itself
+	Held       Phase = "Held"       // it stays as it is, by spec.sync.onFailure
+	Incomplete Phase = "Incomplete" // some objects cannot be brought back; the message names them; tried again
 )
 
 // Health of all objects of an Application: the worst of them.
@@ -41,6 +48,18 @@ type ApplicationStatus struct {
 	// AppliedRevision is the last revision of which every object was written.
 	// +optional
 	AppliedRevision *Revision `json:"appliedRevision,omitempty"`
+	// Intent is the revision that is being applied, or undone. It is written before the first object is. Absent: every
+	// declared field is as AppliedRevision has it, but for drift.
+	// +optional
+	Intent *Intent `json:"intent,omitempty"`
+	// Rejected is the revision that was rolled back last. It is not tried again until a newer one comes, the spec
+	// changes, or `gitopsd sync --retry` asks for it.
+	// +optional
+	Rejected *Rejected `json:"rejected,omitempty"`
+	// History are the revisions that were applied, newest first: what `gitopsd rollback` can go back to.
+	// +listType=atomic
+	// +optional
+	History []Revision `json:"history,omitempty"`
 	// Phase says how far the observed commit has come.
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
@@ -87,9 +106,53 @@ type Revision struct {
 	// Digest of the rendered objects: two commits of one digest are the same to the cluster.
 	// +optional
 	Digest string `json:"digest,omitempty"`
+	// Content by which the rendered objects are kept.
+	// +optional
+	Content string `json:"content,omitempty"`
 	// Time when the last object was written.
 	// +optional
 	Time metav1.Time `json:"time,omitempty"`
+}
+
+// Intent is a revision on its way: docs/design/atomicity.md.
+type Intent struct {
+	// ID is the intent's own, never used again.
+	ID string `json:"id"`
+	// Phase of the intent: Applying, Verifying, Pruning, Undoing, Held or Incomplete.
+	Phase string `json:"phase"`
+	// Revision that is to be, and the content by which it is kept.
+	Revision Revision `json:"revision"`
+	// Images is the content that holds every object as it was before this intent, and those it took over from, changed it.
+	Images string `json:"images"`
+	// Started is when the first object was about to be written; Written when the last one was.
+	Started metav1.Time `json:"started"`
+	// +optional
+	Written *metav1.Time `json:"written,omitempty"`
+	// Interruptions in a row by newer revisions.
+	// +optional
+	Interruptions int32 `json:"interruptions,omitempty"`
+	// Reason and Message say why it failed.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Remember says that the failure was the revision's own, so that it is not tried again.
+	// +optional
+	Remember bool `json:"remember,omitempty"`
+}
+
+// Rejected is a revision that failed and was undone.
+type Rejected struct {
+	Revision Revision `json:"revision"`
+	// Generation of the spec under which it failed.
+	Generation int64 `json:"generation"`
+	// Reason and Message say why.
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+	// Residue are objects that it made and that were left: definitions of kinds, and namespaces.
+	// +listType=atomic
+	// +optional
+	Residue []ObjectReference `json:"residue,omitempty"`
 }
 
 // SourceTrouble is why a repository cannot be read, and since when.

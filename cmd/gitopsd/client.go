@@ -92,6 +92,16 @@ func (c *clients) list(ctx context.Context) (*v1alpha1.ApplicationList, error) {
 	return out, c.explain(err)
 }
 
+// application connects and finds the Application that a command names.
+func (c *connection) application(cmd *cobra.Command, name string) (*clients, *v1alpha1.Application, error) {
+	cs, err := c.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	app, err := cs.find(cmd.Context(), name)
+	return cs, app, err
+}
+
 // find resolves NAME or NAMESPACE/NAME. A name alone has to be one Application's in all namespaces.
 func (c *clients) find(ctx context.Context, name string) (*v1alpha1.Application, error) {
 	all, err := c.list(ctx)

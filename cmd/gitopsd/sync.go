@@ -16,29 +16,36 @@ import (
 func syncCommand() *cobra.Command {
 	var c connection
 	var timeout time.Duration
-	var wait bool
+	var wait, retry, allowPrune bool
 	cmd := &cobra.Command{
 		Use:   "sync APP",
 		Short: "Look at the repository and at every object now",
 		Long: `Look at the repository and at every object of an Application now, and wait until it is applied and healthy.
 
-Exit code 0: applied and healthy. 1: it is not, and the message says why.`,
+A revision that failed and was rolled back is not tried again by itself; --retry does. A commit that would delete more than half of
+the objects waits until --allow-prune agrees to it.
+
+Exit code 0: applied and healthy. 1: it is not, and the message says why; a revision that was rolled back is no success.`,
 		Example: `  gitopsd sync web
+  gitopsd sync web --retry
   gitopsd sync prod/web --timeout 10m
   gitopsd sync root --wait=false`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cs, err := c.connect()
-			if err != nil {
-				return err
-			}
-			app, err := cs.find(cmd.Context(), args[0])
+			cs, app, err := c.application(cmd, args[0])
 			if err != nil {
 				return err
 			}
 			request := time.Now().UTC().Format(time.RFC3339Nano)
-			if err := cs.annotate(cmd.Context(), app, v1alpha1.AnnotationSync, request); err != nil {
+			asked := map[string]any{v1alpha1.AnnotationSync: request}
+			if retry {
+				asked[v1alpha1.AnnotationRetry] = request
+			}
+			if allowPrune {
+				asked[v1alpha1.AnnotationAllowPrune] = app.Status.ObservedCommit
+			}
+			if err := cs.annotate(cmd.Context(), app, asked); err != nil {
 				return err
 			}
 			if !wait {
@@ -52,6 +59,8 @@ Exit code 0: applied and healthy. 1: it is not, and the message says why.`,
 	c.addFlags(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until the Application is applied and healthy")
+	cmd.Flags().BoolVar(&retry, "retry", false, "try a revision again that was rolled back, or is held")
+	cmd.Flags().BoolVar(&allowPrune, "allow-prune", false, "agree that the newest commit deletes many objects")
 	return cmd
 }
 
@@ -75,6 +84,8 @@ func (c *clients) awaitSync(ctx context.Context, progress, out io.Writer, app *v
 				return nil
 			case v1alpha1.Failed, v1alpha1.Suspended, v1alpha1.Waiting:
 				return fmt.Errorf("%s/%s: %s: %s", now.Namespace, now.Name, st.Reason, st.Message)
+			case v1alpha1.RolledBack, v1alpha1.Held, v1alpha1.Incomplete:
+				return fmt.Errorf("%s/%s: %s: %s: %s", now.Namespace, now.Name, st.Phase, st.Reason, st.Message)
 			}
 		}
 		if err == nil {
@@ -91,8 +102,9 @@ func (c *clients) awaitSync(ctx context.Context, progress, out io.Writer, app *v
 	}
 }
 
-func (c *clients) annotate(ctx context.Context, app *v1alpha1.Application, key string, value any) error {
-	merge, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{key: value}}})
+// annotate sets annotations; nil removes one.
+func (c *clients) annotate(ctx context.Context, app *v1alpha1.Application, annotations map[string]any) error {
+	merge, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
 	if err != nil {
 		return err
 	}
@@ -100,31 +112,29 @@ func (c *clients) annotate(ctx context.Context, app *v1alpha1.Application, key s
 }
 
 func suspendCommand() *cobra.Command {
-	return annotateCommand("suspend", "Stop syncing, healing and pruning an Application", "true", "suspended; go on with: gitopsd resume %s\n")
+	return annotateCommand("suspend", "Stop syncing, healing and pruning an Application", map[string]any{v1alpha1.AnnotationSuspend: "true"},
+		"suspended; go on with: gitopsd resume %s\n")
 }
 
 func resumeCommand() *cobra.Command {
-	return annotateCommand("resume", "Go on with a suspended Application", nil, "resumed: %s\n")
+	return annotateCommand("resume", "Go on with an Application that was suspended or rolled back by hand",
+		map[string]any{v1alpha1.AnnotationSuspend: nil, v1alpha1.AnnotationPin: nil}, "resumed: %s\n")
 }
 
-func annotateCommand(verb, short string, value any, done string) *cobra.Command {
+func annotateCommand(verb, short string, annotations map[string]any, done string) *cobra.Command {
 	var c connection
 	cmd := &cobra.Command{
 		Use: verb + " APP", Short: short, Example: "  gitopsd " + verb + " web",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cs, err := c.connect()
+			cs, app, err := c.application(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			app, err := cs.find(cmd.Context(), args[0])
-			if err != nil {
+			if err := cs.annotate(cmd.Context(), app, annotations); err != nil {
 				return err
 			}
-			if err := cs.annotate(cmd.Context(), app, v1alpha1.AnnotationSuspend, value); err != nil {
-				return err
-			}
-			if value == nil && app.Spec.Sync.Suspend {
+			if annotations[v1alpha1.AnnotationSuspend] == nil && app.Spec.Sync.Suspend {
 				return fmt.Errorf("%s is suspended by spec.sync.suspend; set that to false in its manifest", app.Name)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), done, app.Name)

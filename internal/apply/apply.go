@@ -40,25 +40,37 @@ func Intended(r Revision) []Held {
 	return out
 }
 
-// Apply carries out a proven plan: stage by stage, then it prunes. It stops before the next stage when an object of
-// one was refused, and prunes only after everything was applied.
+// Apply writes the objects of a proven plan, stage by stage. It stops before the next stage when an object of one was
+// refused. It deletes nothing: Prune does, once the revision has arrived.
 func (t Target) Apply(ctx context.Context, r Revision, p *Proof) (Report, error) {
-	run := &run{t: t, r: r, p: p, held: map[diff.Ref]Held{}}
-	for _, h := range Intended(r) {
-		run.held[h.Ref] = h
-	}
+	run := newRun(t, r, p)
 	err := run.stages(ctx)
-	pruned := 0
-	if err == nil {
-		pruned, err = run.prune(ctx)
-	}
-	report := Report{Plan: p.Plan, Pruned: pruned}
+	return run.report(0), err
+}
+
+// Prune deletes what the Application held and the revision does not name.
+func (t Target) Prune(ctx context.Context, r Revision, p *Proof) (Report, error) {
+	run := newRun(t, r, p)
+	pruned, err := run.prune(ctx)
+	return run.report(pruned), err
+}
+
+func newRun(t Target, r Revision, p *Proof) *run {
+	x := &run{t: t, r: r, p: p, held: map[diff.Ref]Held{}}
 	for _, h := range Intended(r) {
-		if now, left := run.held[h.Ref]; left {
+		x.held[h.Ref] = h
+	}
+	return x
+}
+
+func (x *run) report(pruned int) Report {
+	report := Report{Plan: x.p.Plan, Pruned: pruned}
+	for _, h := range Intended(x.r) {
+		if now, left := x.held[h.Ref]; left {
 			report.Inventory = append(report.Inventory, now)
 		}
 	}
-	return report, err
+	return report
 }
 
 type run struct {
@@ -146,7 +158,7 @@ func (x *run) object(ctx context.Context, o Object) (*unstructured.Unstructured,
 	if err != nil {
 		return nil, err
 	}
-	live, err := x.t.patch(ctx, m, o)
+	live, err := x.write(ctx, m, o)
 	if err == nil && o.GroupVersionKind().GroupKind() == crdKind {
 		live, err = x.established(ctx, m, o)
 	}
@@ -155,6 +167,18 @@ func (x *run) object(ctx context.Context, o Object) (*unstructured.Unstructured,
 	}
 	x.r.Known.agree(o, live)
 	return live, nil
+}
+
+// write creates without force: an object that somebody made since the dry-run is left as it is.
+func (x *run) write(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
+	if x.p.changes[o.Ref()].Action != diff.Create {
+		return x.t.patch(ctx, m, o)
+	}
+	live, err := x.t.create(ctx, m, o)
+	if apierrors.IsConflict(err) {
+		return nil, &apiMessage{"somebody made it after the dry-run, with other values; sync again to take it over", nil}
+	}
+	return live, err
 }
 
 // awaitGone waits for a predecessor of the same name that is being deleted: an apply onto it would succeed and vanish
@@ -249,4 +273,11 @@ func (t Target) Delete(ctx context.Context, h Held) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
 }

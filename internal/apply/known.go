@@ -39,6 +39,14 @@ func (k *Known) Agrees(desired Object, live *unstructured.Unstructured) bool {
 	return versionOf(live) < a.version || a.live == hash(diff.Declared(live))
 }
 
+// Lags says whether the live object is older than the one that was found to be as desired: what it says of its health is
+// about another state.
+func (k *Known) Lags(desired Object, live *unstructured.Unstructured) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return versionOf(live) < k.seen[desired.Ref()].version
+}
+
 func (k *Known) agree(desired Object, live *unstructured.Unstructured) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -41,6 +41,31 @@ type Proof struct {
 // Live is the state of an object that the proof saw, or nil.
 func (p *Proof) Live(r diff.Ref) *unstructured.Unstructured { return p.live[r] }
 
+// Prunes is how many objects left the revision.
+func (p *Proof) Prunes() int { return len(p.prune) }
+
+// Pruned are the names of these objects.
+func (p *Proof) Pruned() []diff.Ref {
+	var out []diff.Ref
+	for _, h := range p.prune {
+		out = append(out, h.Ref)
+	}
+	return out
+}
+
+// Held is the inventory of a revision of which every object is there.
+func (p *Proof) Held(objects []Object) []Held {
+	out := make([]Held, 0, len(objects))
+	for _, o := range objects {
+		h := Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version}
+		if live := p.live[o.Ref()]; live != nil {
+			h.UID = string(live.GetUID())
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
 // Prove finds out what each object would change, by a server-side dry-run for those of which that is not known.
 // Nothing is written. Every refusal is reported at once, each with the object and its file.
 func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
@@ -49,12 +74,18 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for n, o := range r.Desired {
-		if live := r.Live(o); r.Known.Agrees(o, live) {
+		live := r.Live(o)
+		agrees := r.Known.Agrees(o, live)
+		if agrees && !r.Known.Lags(o, live) {
 			answers[n] = answer{diff.Change{Ref: o.Ref(), Action: diff.Unchanged}, live, nil}
 			continue
 		}
 		group.Go(func() error {
-			answers[n] = t.prove(ctx, o, made, r.Known)
+			if agrees {
+				answers[n] = t.reread(ctx, o)
+			} else {
+				answers[n] = t.prove(ctx, o, made, r.Known)
+			}
 			return nil
 		})
 	}
@@ -178,6 +209,23 @@ func (t Target) prove(ctx context.Context, o Object, made provisions, known *Kno
 	return answer{diff.Change{Ref: ref, Action: diff.Unchanged}, live, nil}
 }
 
+// reread reads an object that is as desired, because the watch has not seen our own last write of it yet.
+func (t Target) reread(ctx context.Context, o Object) answer {
+	m, err := t.mapping(o.Ref().GroupKind(), o.GroupVersionKind().Version)
+	if err != nil {
+		return answer{err: refused(o, err)}
+	}
+	live, err := t.get(ctx, m, o.Ref())
+	if err != nil {
+		return answer{err: refused(o, err)}
+	}
+	change := diff.Change{Ref: o.Ref(), Action: diff.Unchanged}
+	if live == nil {
+		change.Action = diff.Create
+	}
+	return answer{change, live, nil}
+}
+
 // get reads an object; nil without an error when there is none.
 func (t Target) get(ctx context.Context, m *meta.RESTMapping, r diff.Ref) (*unstructured.Unstructured, error) {
 	live, err := t.resource(m, r.Namespace).Get(ctx, r.Name, metav1.GetOptions{})
@@ -188,16 +236,24 @@ func (t Target) get(ctx context.Context, m *meta.RESTMapping, r diff.Ref) (*unst
 }
 
 func (t Target) dryRun(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
-	return t.patch(ctx, m, o, metav1.DryRunAll)
+	return t.serverSideApply(ctx, m, o, true, metav1.DryRunAll)
 }
 
-// patch is a server-side apply. Git wins: a field that somebody else set is taken back.
-func (t Target) patch(ctx context.Context, m *meta.RESTMapping, o Object, dryRun ...string) (*unstructured.Unstructured, error) {
+// patch takes every field that is declared: Git wins over whoever set it.
+func (t Target) patch(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
+	return t.serverSideApply(ctx, m, o, true)
+}
+
+// create takes no field from anybody: a conflict says that the object is there already, with other values.
+func (t Target) create(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
+	return t.serverSideApply(ctx, m, o, false)
+}
+
+func (t Target) serverSideApply(ctx context.Context, m *meta.RESTMapping, o Object, force bool, dryRun ...string) (*unstructured.Unstructured, error) {
 	body, err := o.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
-	force := true
 	return t.resource(m, o.GetNamespace()).Patch(ctx, o.GetName(), types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: t.Manager, Force: &force, DryRun: dryRun, FieldValidation: metav1.FieldValidationStrict})
 }
@@ -225,6 +281,9 @@ func refused(o Object, err error) error {
 // plain takes from an API error what the reader knows already, and values of Secrets.
 func plain(o Object, err error) error {
 	if o.Ref().GroupKind() == secretKind && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+		if Transient(err) {
+			return errTransient{"the API did not take this Secret; tried again (its words are not shown)"}
+		}
 		return &apiMessage{"the API refuses this Secret; look at its type and at the encoding of its data (values are not shown)", nil}
 	}
 	var status apierrors.APIStatus

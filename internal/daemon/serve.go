@@ -13,6 +13,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/controlplane"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
+	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/network"
 	"github.com/gitopsd/gitopsd/internal/nodeagent"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -141,7 +142,11 @@ func (i *instance) runEngine(ctx context.Context, api controlplane.API, registry
 		return err
 	}
 	defer renderer.Close()
-	return pipeline.Run(ctx, pipeline.Config{Client: client, Sources: sources, Renderer: renderer, Log: i.log, Metrics: pipeline.NewMetrics(registry)})
+	contents, err := intent.OpenFiles(filepath.Join(i.DataDir, "revisions"))
+	if err != nil {
+		return err
+	}
+	return pipeline.Run(ctx, pipeline.Config{Client: client, Sources: sources, Renderer: renderer, Contents: contents, Log: i.log, Metrics: pipeline.NewMetrics(registry)})
 }
 
 // readiness is true once this machine's node was Ready.

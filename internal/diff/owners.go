@@ -28,7 +28,7 @@ var controllers = map[string]bool{
 func ForeignFields(live *unstructured.Unstructured, ours string) []Foreign {
 	own := fieldpath.NewSet()
 	for _, m := range live.GetManagedFields() {
-		if m.Manager == ours && m.Subresource == "" {
+		if m.Manager == ours && m.Operation == metav1.ManagedFieldsOperationApply {
 			if s := fieldSet(m); s != nil {
 				own = own.Union(s)
 			}

@@ -33,7 +33,7 @@ func All(apps []v1alpha1.Application, nodes []corev1.Node, pods []corev1.Pod, wi
 	if !wide {
 		width = min(width, 34)
 	}
-	fmt.Fprintf(&b, "\n%s\n", s.paint(bold, strings.TrimRight(fmt.Sprintf("%-*s  %-9s  %-11s  %-9s  %s", width, "APPLICATION", "PHASE", "HEALTH", "COMMIT", "SYNCED"), " ")))
+	fmt.Fprintf(&b, "\n%s\n", s.paint(bold, strings.TrimRight(fmt.Sprintf("%-*s  %-10s  %-11s  %-9s  %s", width, "APPLICATION", "PHASE", "HEALTH", "COMMIT", "SYNCED"), " ")))
 	for i := range apps {
 		b.WriteString(printRow(&apps[i], width, wide, now, s))
 	}
@@ -86,7 +86,7 @@ func printRow(a *v1alpha1.Application, width int, wide bool, now time.Time, s St
 		commit = Short(st.AppliedRevision.Commit) + "*"
 	}
 	phase, health := cmp.Or(string(st.Phase), string(v1alpha1.Pending)), cmp.Or(string(st.Health), string(v1alpha1.Unknown))
-	row := fmt.Sprintf("%-*s  %s  %s  %-9s  %s", width, Cut(a.Namespace+"/"+a.Name, width), s.paint(colour(phase), fmt.Sprintf("%-9s", phase)),
+	row := fmt.Sprintf("%-*s  %s  %s  %-9s  %s", width, Cut(a.Namespace+"/"+a.Name, width), s.paint(colour(phase), fmt.Sprintf("%-10s", phase)),
 		s.paint(colour(health), fmt.Sprintf("%-11s", health)), commit, when)
 	if wide {
 		row += "  " + a.Spec.Source.Repo + " " + a.Spec.Source.Path
@@ -98,7 +98,7 @@ func colour(word string) string {
 	switch word {
 	case string(v1alpha1.Applied), string(v1alpha1.Healthy):
 		return green
-	case string(v1alpha1.Failed), string(v1alpha1.Degraded), string(v1alpha1.Missing):
+	case string(v1alpha1.RolledBack), string(v1alpha1.Held), string(v1alpha1.Incomplete), string(v1alpha1.Failed), string(v1alpha1.Degraded), string(v1alpha1.Missing):
 		return red
 	}
 	return yellow
@@ -110,6 +110,10 @@ func printTrouble(a *v1alpha1.Application, now time.Time, s Style) string {
 	var b strings.Builder
 	head := func(what string) { fmt.Fprintf(&b, "\n%s  %s\n", s.paint(bold, a.Namespace+"/"+a.Name), what) }
 	switch st.Phase {
+	case v1alpha1.RolledBack, v1alpha1.Held, v1alpha1.Incomplete:
+		head(s.paint(red, string(st.Phase)+": "+st.Reason) + at(st))
+		b.WriteString(wrap(st.Message, "  ", 79))
+		b.WriteString(wrap(nextStep(st), "  ", 79))
 	case v1alpha1.Failed:
 		head(s.paint(red, st.Reason) + at(st))
 		b.WriteString(wrap(st.Message, "  ", 79))
@@ -134,6 +138,14 @@ func at(st v1alpha1.ApplicationStatus) string {
 
 func nextStep(st v1alpha1.ApplicationStatus) string {
 	switch {
+	case st.Phase == v1alpha1.RolledBack && st.AppliedRevision == nil:
+		return "nothing was applied before; next: mend it and push, or try it again: gitopsd sync --retry"
+	case st.Phase == v1alpha1.RolledBack:
+		return "commit " + Short(st.AppliedRevision.Commit) + " is back; next: mend it and push, or try it again: gitopsd sync --retry"
+	case st.Phase == v1alpha1.Held:
+		return "it stays as it is (spec.sync.onFailure: Hold); next: mend it and push, or try it again: gitopsd sync --retry"
+	case st.Phase == v1alpha1.Incomplete:
+		return "the undo is tried again by itself; next: look at the objects that are named"
 	case st.Reason == "NotHealthyInTime":
 		return "next: mend it and push, or git revert; gitopsd takes the next commit by itself"
 	case st.AppliedRevision == nil:

@@ -90,6 +90,8 @@ func worthALook(old, new *v1alpha1.Application) bool {
 	return old.Generation != new.Generation || new.DeletionTimestamp != nil ||
 		old.Annotations[v1alpha1.AnnotationSync] != new.Annotations[v1alpha1.AnnotationSync] ||
 		old.Annotations[v1alpha1.AnnotationSuspend] != new.Annotations[v1alpha1.AnnotationSuspend] ||
+		old.Annotations[v1alpha1.AnnotationPin] != new.Annotations[v1alpha1.AnnotationPin] ||
+		old.Annotations[v1alpha1.AnnotationAllowPrune] != new.Annotations[v1alpha1.AnnotationAllowPrune] ||
 		old.Status.Phase != new.Status.Phase || old.Status.Health != new.Status.Health
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/source"
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
@@ -38,11 +39,20 @@ type Renderer interface {
 	Render(ctx context.Context, req render.Request) (*render.Result, error)
 }
 
+// Contents keeps, for each Application, what revisions and objects were.
+type Contents interface {
+	Put(owner string, content []byte) (name string, err error)
+	Get(owner, name string) ([]byte, error)
+	Keep(owner string, named map[string]bool) error
+	Drop(owner string) error
+}
+
 // Config says what an Engine works with.
 type Config struct {
 	Client   *rest.Config // an identity that may do everything Applications ask for, and impersonate
 	Sources  Sources
 	Renderer Renderer
+	Contents Contents
 	Log      *slog.Logger
 	Metrics  *Metrics
 }
@@ -149,7 +159,7 @@ type work struct {
 	heard        source.Event
 	known        *apply.Known
 	rendered     rendered
-	last         []apply.Object        // the objects of the last applied revision
+	last         candidate             // the applied revision
 	written      *v1alpha1.Application // as it was after the last write of its status
 	started      time.Time             // of the last sync that wrote
 	said         string                // the last failure that was logged
@@ -178,7 +188,13 @@ func (e *Engine) forget(key types.NamespacedName) {
 		w.subscription.end()
 	}
 	e.cfg.Metrics.forget(key)
+	if err := e.cfg.Contents.Drop(ownerOf(&v1alpha1.Application{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})); err != nil {
+		e.cfg.Log.Warn("revisions of a deleted Application could not be removed", "app", key, "err", err)
+	}
 }
+
+// applied remembers the objects of the applied revision.
+func (w *work) applied(c candidate) { w.last = c }
 
 func (e *Engine) unsubscribeAll() {
 	e.mu.Lock()

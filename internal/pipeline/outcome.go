@@ -59,6 +59,11 @@ const (
 	reasonApply      = "ApplyFailed"
 	reasonUnhealthy  = "NotHealthyInTime"
 	reasonDrifted    = "Drifted"
+	reasonMassPrune  = "PruneNeedsConsent"
+	reasonPrune      = "Pruning"
+	reasonUndo       = "Undoing"
+	reasonStore      = "RevisionStoreFailed"
+	reasonPinned     = "PinnedByHand"
 )
 
 // Causes of a sync.

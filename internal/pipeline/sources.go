@@ -98,6 +98,9 @@ func (e *Engine) honourSyncRequest(ctx context.Context, app *v1alpha1.Applicatio
 	}
 	w.known.Forget()
 	w.rendered = rendered{}
+	if app.Annotations[v1alpha1.AnnotationRetry] == request {
+		tryAgain(app)
+	}
 	key := keyOf(app)
 	e.asks.Go(func() {
 		s, err := e.cfg.Sources.Snapshot(ctx, spec)

@@ -81,18 +81,24 @@ func version(app *v1alpha1.Application) uint64 {
 // say logs a failure when it is a new one, and its end.
 func (e *Engine) say(app *v1alpha1.Application, w *work) {
 	st := app.Status
-	now := ""
-	if st.Phase == v1alpha1.Failed {
+	now, event, words := "", "SyncFailed", "sync failed"
+	switch st.Phase {
+	case v1alpha1.Failed:
 		now = st.Reason + ": " + st.Message
-	} else if st.Source != nil {
-		now = reasonSource + ": " + st.Source.Message
+	case v1alpha1.RolledBack, v1alpha1.Held, v1alpha1.Incomplete:
+		now, event = st.Reason+": "+st.Message, string(st.Phase)
+		words = map[v1alpha1.Phase]string{v1alpha1.RolledBack: "rolled back", v1alpha1.Held: "revision held", v1alpha1.Incomplete: "undo incomplete"}[st.Phase]
+	default:
+		if st.Source != nil {
+			now = reasonSource + ": " + st.Source.Message
+		}
 	}
 	if now == w.said {
 		return
 	}
 	if now != "" {
-		e.cfg.Log.Warn("sync failed", "app", keyOf(app), "commit", short(st.ObservedCommit), "reason", now)
-		e.recorder.Event(app, corev1.EventTypeWarning, "SyncFailed", now)
+		e.cfg.Log.Warn(words, "app", keyOf(app), "commit", short(st.ObservedCommit), "reason", now)
+		e.recorder.Event(app, corev1.EventTypeWarning, event, now)
 	} else if st.Phase == v1alpha1.Applied {
 		e.cfg.Log.Info("recovered", "app", keyOf(app), "commit", short(st.ObservedCommit))
 	}
@@ -124,13 +130,6 @@ func (e *Engine) cause(app *v1alpha1.Application, digest, commit string) string 
 	return causeCommit
 }
 
-func count(r *v1alpha1.SyncRecord, report apply.Report) {
-	r.Created = int32(report.Plan.Count(diff.Create))
-	r.Updated = int32(report.Plan.Count(diff.Update))
-	r.Unchanged = int32(report.Plan.Count(diff.Unchanged))
-	r.Pruned = int32(report.Pruned)
-}
-
 // setConditions says the phase again in the form that kubectl wait and kstatus know.
 func setConditions(app *v1alpha1.Application) {
 	st := &app.Status
@@ -143,7 +142,7 @@ func setConditions(app *v1alpha1.Application) {
 			ObservedGeneration: app.Generation})
 	}
 	isSynced := st.AppliedRevision != nil && st.AppliedRevision.Commit == st.ObservedCommit &&
-		(st.Phase == v1alpha1.Applied || st.Phase == v1alpha1.Verifying || st.Reason == reasonUnhealthy) && st.Reason != reasonDrifted
+		(st.Phase == v1alpha1.Applied || st.Phase == v1alpha1.Verifying || st.Phase == v1alpha1.Pruning || st.Reason == reasonUnhealthy) && st.Reason != reasonDrifted
 	health := st.Health
 	if health == "" {
 		health = v1alpha1.Unknown

@@ -21,12 +21,12 @@ const (
 	toldAtMost = 3
 )
 
-// verify looks at the health of every object and says whether the revision has arrived. good is what is reported when
-// it has.
-func (e *Engine) verify(ctx context.Context, app *v1alpha1.Application, w *work, p *apply.Proof, desired []apply.Object, good outcome) outcome {
+// health looks at every object and puts what it found into the status.
+func (t *turn) health(ctx context.Context, p *apply.Proof, objects []apply.Object) health.Status {
+	st := &t.app.Status
 	worst, messages := health.Healthy, []string{}
-	for _, o := range desired {
-		v := e.judge(ctx, newest(e.live.get(o), p.Live(o.Ref())), o)
+	for _, o := range objects {
+		v := t.judge(ctx, newest(t.live.get(o), p.Live(o.Ref())), o)
 		worst = health.Worst(worst, v.Status)
 		if v.Status != health.Healthy {
 			messages = append(messages, fmt.Sprintf("%s: %s", o.Ref(), v.Message))
@@ -35,29 +35,30 @@ func (e *Engine) verify(ctx context.Context, app *v1alpha1.Application, w *work,
 	if more := len(messages) - toldAtMost; more > 0 {
 		messages = append(messages[:toldAtMost], fmt.Sprintf("and %d more", more))
 	}
-	app.Status.Health, app.Status.HealthMessage = v1alpha1.Health(worst), strings.Join(messages, "; ")
-	if worst == health.Healthy {
-		if s := app.Status.LastSync; s != nil && s.HealthyAfter == nil {
-			started := w.started
-			if started.IsZero() {
-				started = s.Started.Time // by a daemon before this one; to the second
-			}
-			s.HealthyAfter = &metav1.Duration{Duration: time.Since(started).Round(time.Millisecond)}
+	st.Health, st.HealthMessage = v1alpha1.Health(worst), strings.Join(messages, "; ")
+	if s := st.LastSync; worst == health.Healthy && s != nil && s.HealthyAfter == nil {
+		started := t.w.started
+		if started.IsZero() {
+			started = s.Started.Time // by a daemon before this one; to the second
 		}
-		return good
+		s.HealthyAfter = &metav1.Duration{Duration: time.Since(started).Round(time.Millisecond)}
 	}
-	if late(app) {
-		return outcome{waiting, v1alpha1.Failed, reasonUnhealthy, app.Status.HealthMessage}
-	}
-	return outcome{soon, v1alpha1.Verifying, reasonVerifying, app.Status.HealthMessage}
+	return worst
 }
 
-// late says that a revision had its time to become healthy. A workload that fell ill later has the same time to mend.
-func late(app *v1alpha1.Application) bool {
-	timeout := defaultTimeout
-	if t := app.Spec.Sync.Timeout; t != nil && t.Duration > 0 {
-		timeout = t.Duration
+// judgeHealth says whether the applied revision is well. good is what is reported when it is.
+func (t *turn) judgeHealth(ctx context.Context, p *apply.Proof, objects []apply.Object, good outcome) outcome {
+	if t.health(ctx, p, objects) == health.Healthy {
+		return good
 	}
+	if late(t.app) {
+		return outcome{waiting, v1alpha1.Failed, reasonUnhealthy, t.app.Status.HealthMessage}
+	}
+	return outcome{soon, v1alpha1.Verifying, reasonVerifying, t.app.Status.HealthMessage}
+}
+
+// late says that a workload which fell ill had its time to mend.
+func late(app *v1alpha1.Application) bool {
 	since := time.Time{}
 	if s := app.Status.LastSync; s != nil {
 		since = s.Finished.Time
@@ -67,7 +68,14 @@ func late(app *v1alpha1.Application) bool {
 			since = c.LastTransitionTime.Time
 		}
 	}
-	return time.Since(since) > timeout
+	return time.Since(since) > timeoutOf(app)
+}
+
+func timeoutOf(app *v1alpha1.Application) time.Duration {
+	if d := app.Spec.Sync.Timeout; d != nil && d.Duration > 0 {
+		return d.Duration
+	}
+	return defaultTimeout
 }
 
 // judge is the health of one object, with the reason that its pods give.

@@ -39,12 +39,7 @@ func (i *instance) follow(t testing.TB, r *repo, change ...func(*v1alpha1.Applic
 	name := nameOf(t)
 	a := &app{i, name, name, r}
 	i.namespace(t, name)
-	obj := &v1alpha1.Application{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Application"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: name},
-		Spec: v1alpha1.ApplicationSpec{Source: v1alpha1.Source{Repo: r.dir, Path: r.path, Ref: v1alpha1.Ref{Branch: "main"}},
-			Destination: v1alpha1.Destination{Namespace: name}},
-	}
+	obj := a.object()
 	for _, c := range change {
 		c(obj)
 	}
@@ -53,6 +48,16 @@ func (i *instance) follow(t testing.TB, r *repo, change ...func(*v1alpha1.Applic
 		_ = i.dyn.Resource(appResource).Namespace(name).Delete(cleanupContext(), name, metav1.DeleteOptions{})
 	})
 	return a
+}
+
+// object is the Application as a person would write it.
+func (a *app) object() *v1alpha1.Application {
+	return &v1alpha1.Application{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Application"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: a.namespace, Name: a.name},
+		Spec: v1alpha1.ApplicationSpec{Source: v1alpha1.Source{Repo: a.repo.dir, Path: a.repo.path, Ref: v1alpha1.Ref{Branch: "main"}},
+			Destination: v1alpha1.Destination{Namespace: a.namespace}},
+	}
 }
 
 func (i *instance) createApplication(t testing.TB, obj *v1alpha1.Application) {

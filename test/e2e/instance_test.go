@@ -51,7 +51,8 @@ func newInstance(t testing.TB, root *repo, flags ...string) *instance {
 }
 
 func prepare(root *repo, flags ...string) *instance {
-	n := int(instances.Add(1))
+	first, _ := strconv.Atoi(os.Getenv("GITOPSD_E2E_FIRST")) // a second run on one machine starts at 40
+	n := first + int(instances.Add(1))
 	dir, err := os.MkdirTemp("", fmt.Sprintf("gd%d-", n))
 	if err != nil {
 		panic(err)

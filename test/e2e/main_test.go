@@ -48,6 +48,7 @@ func run(m *testing.M) int {
 	defer stop()
 	code := m.Run()
 	removeShared()
+	endBare()
 	return max(code, reportRaces())
 }
 

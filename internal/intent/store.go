@@ -1,0 +1,150 @@
+package intent
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// ErrAbsent says that the store does not have a content.
+var ErrAbsent = errors.New("the content is not in the store")
+
+// Files is a store of contents in a folder, one below it for each owner: compressed, encrypted (AES-256-GCM under a key beside them, made on
+// the first use), each named by the SHA-256 of its plain bytes. The key makes a copy of an owner's folder unreadable; it keeps nothing from
+// root of this machine. Owners may be used at the same time, one owner by one goroutine.
+type Files struct {
+	dir  string
+	seal cipher.AEAD
+	zip  *zstd.Encoder
+	open *zstd.Decoder
+}
+
+// OpenFiles opens a store and makes the folder and its key where they are missing.
+func OpenFiles(dir string) (*Files, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of revisions: %w", err)
+	}
+	key, err := loadKey(filepath.Join(dir, "key"))
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("use the key of %s: %w", dir, err)
+	}
+	f := &Files{dir: dir}
+	if f.seal, err = cipher.NewGCMWithRandomNonce(block); err != nil {
+		return nil, err
+	}
+	if f.zip, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
+		return nil, err
+	}
+	f.open, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	return f, err
+}
+
+func loadKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, 32)
+		_, _ = rand.Read(key) // never fails
+		return key, writeDurably(path, key)
+	}
+	if err == nil && len(key) != 32 {
+		err = fmt.Errorf("%s holds no key of 32 bytes; restore it from a backup, or remove the folder: what can be rolled back to is lost then", path)
+	}
+	return key, err
+}
+
+// Put keeps a content and returns its name, after it is on the disk. A content that is there is not written again.
+func (f *Files) Put(owner string, content []byte) (name string, err error) {
+	sum := sha256.Sum256(content)
+	name = hex.EncodeToString(sum[:])
+	path := filepath.Join(f.dir, owner, name)
+	if _, err := os.Stat(path); err == nil {
+		return name, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("keep revision: %w", err)
+	}
+	if err := writeDurably(path, f.seal.Seal(nil, nil, f.zip.EncodeAll(content, nil), []byte(name))); err != nil {
+		return "", fmt.Errorf("keep revision: %w", err)
+	}
+	return name, nil
+}
+
+// Get returns a content, or ErrAbsent.
+func (f *Files) Get(owner, name string) ([]byte, error) {
+	if name == "" || strings.ContainsAny(name, "/.") {
+		return nil, ErrAbsent
+	}
+	sealed, err := os.ReadFile(filepath.Join(f.dir, owner, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrAbsent
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read revision: %w", err)
+	}
+	zipped, err := f.seal.Open(nil, nil, sealed, []byte(name))
+	if err != nil {
+		return nil, fmt.Errorf("read revision %.12s: it is damaged, or the key is another one: %w", name, err)
+	}
+	content, err := f.open.DecodeAll(zipped, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read revision %.12s: %w", name, err)
+	}
+	return content, nil
+}
+
+// Keep removes every content of an owner that is not named, and what a crash left half written.
+func (f *Files) Keep(owner string, named map[string]bool) error {
+	dir := filepath.Join(f.dir, owner)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("list revisions: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !named[e.Name()] {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Drop removes all contents of an owner.
+func (f *Files) Drop(owner string) error { return os.RemoveAll(filepath.Join(f.dir, owner)) }
+
+// writeDurably writes a file whole or not at all: temporary, synced, renamed, the folder synced.
+func writeDurably(path string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // gone already when all went well
+	_, err = io.Copy(tmp, bytes.NewReader(data))
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

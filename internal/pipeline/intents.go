@@ -1,0 +1,265 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/diff"
+	"github.com/gitopsd/gitopsd/internal/health"
+	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/redact"
+	"k8s.io/apimachinery/pkg/util/uuid"
+)
+
+// begin proves a new revision, opens an intent for it and carries on with that. From is the intent that it takes over
+// from, or nil. Until the intent is written nothing has happened.
+func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) outcome {
+	r := t.revision(c.objects)
+	proof, err := t.target.Prove(ctx, r)
+	if err != nil {
+		return failed(retry, reasonRefused, err)
+	}
+	if out, ok := t.guard(proof, c); !ok {
+		return out
+	}
+	if proof.Plan.Empty() && from == nil {
+		return t.relabel(ctx, c, proof)
+	}
+	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Started: now(time.Now()),
+		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
+	images := proof.Images(c.objects)
+	if from != nil {
+		before, err := t.images(from)
+		if err != nil {
+			return failed(retry, reasonApply, err)
+		}
+		images, in.Interruptions = apply.Union(before, images), from.Interruptions+1
+	}
+	if in.Revision.Content, err = t.put(c.objects); err == nil {
+		in.Images, err = t.putImages(images)
+	}
+	if err != nil {
+		return failed(retry, reasonStore, err)
+	}
+	st := &t.app.Status
+	st.Intent, st.Inventory = in, inventoryOf(apply.Intended(r))
+	st.Phase, st.Reason, st.Message = v1alpha1.Applying, reasonSyncing, proof.Plan.Summary()
+	if err := t.write(ctx, t.app, t.w); err != nil {
+		return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
+	}
+	t.w.started = time.Now()
+	return t.carryOn(ctx, c.objects, proof)
+}
+
+// relabel makes a revision the applied one that asks for what is there already.
+func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) outcome {
+	st := &t.app.Status
+	st.AppliedRevision = &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
+	if err := t.pin(st.AppliedRevision, c.objects); err != nil {
+		return failed(retry, reasonStore, err)
+	}
+	st.Inventory, st.Rejected = inventoryOf(proof.Held(c.objects)), nil
+	t.remember(*st.AppliedRevision)
+	t.w.applied(c)
+	st.Drift = driftOf(proof, c.objects, false)
+	return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
+}
+
+func (t *turn) putImages(images []apply.Image) (string, error) {
+	content, err := apply.EncodeImages(images)
+	if err != nil {
+		return "", err
+	}
+	return t.cfg.Contents.Put(ownerOf(t.app), content)
+}
+
+func (t *turn) images(in *v1alpha1.Intent) ([]apply.Image, error) {
+	content, err := t.cfg.Contents.Get(ownerOf(t.app), in.Images)
+	if err != nil {
+		return nil, fmt.Errorf("images of intent %s: %w", in.ID, err)
+	}
+	return apply.DecodeImages(content)
+}
+
+// overtake lets a newer revision take an open intent over, if it passes its dry-run and the open one need not finish first.
+func (t *turn) overtake(ctx context.Context, c candidate) outcome {
+	in := t.app.Status.Intent
+	if !intent.Interruptible(intent.Phase(in.Phase), int(in.Interruptions)) {
+		out := t.carryOnOpen(ctx)
+		if t.app.Status.Intent == nil { // it has come to its end: now the newer one
+			out.class = soon
+		}
+		return out
+	}
+	if t.rejects(c) {
+		return t.carryOnOpen(ctx)
+	}
+	intent.Next(intent.Phase(in.Phase), intent.Overtaken, t.policy())
+	out := t.begin(ctx, c, in)
+	if out.reason == reasonRefused || out.reason == reasonMassPrune {
+		return t.keep(ctx, t.app, t.w, out)
+	}
+	return out
+}
+
+// carryOnOpen carries on with the open intent, whatever the repository says by now.
+func (t *turn) carryOnOpen(ctx context.Context) outcome {
+	objects, err := t.contentOf(t.app.Status.Intent.Revision)
+	if err != nil {
+		return failed(retry, reasonStore, err)
+	}
+	t.live.follow(objects)
+	return t.carryOn(ctx, objects, nil)
+}
+
+// carryOn takes the open intent as far as it goes without waiting. Proof is what was proven just now, or nil.
+func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply.Proof) outcome {
+	for {
+		in := t.app.Status.Intent
+		var out outcome
+		var next bool // the phase has changed, and there is more to do
+		switch intent.Phase(in.Phase) {
+		case intent.Applying:
+			out, next = t.applying(ctx, in, objects, &proof)
+		case intent.Verifying, intent.Held:
+			out, next = t.verifying(ctx, in, objects)
+		case intent.Pruning:
+			return t.pruning(ctx, in, objects)
+		case intent.Undoing, intent.Incomplete:
+			return t.undoing(ctx, in)
+		default:
+			return failed(stalled, reasonApply, fmt.Errorf("status.intent has the unknown phase %q", in.Phase))
+		}
+		if !next {
+			return out
+		}
+	}
+}
+
+// applying writes every object of the revision.
+func (t *turn) applying(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object, proven **apply.Proof) (outcome, bool) {
+	r, started := t.revision(objects), time.Now()
+	proof := *proven
+	if proof == nil {
+		var err error
+		if proof, err = t.target.Prove(ctx, r); err != nil {
+			return t.retryOrFail(ctx, in, reasonRefused, err)
+		}
+	}
+	*proven = nil
+	report, err := t.target.Apply(ctx, r, proof)
+	t.app.Status.Inventory = inventoryOf(report.Inventory)
+	record := &v1alpha1.SyncRecord{Commit: in.Revision.Commit, Cause: t.cause(t.app, in.Revision.Digest, in.Revision.Commit), Started: now(started)}
+	t.record(record, started, report, err)
+	if err != nil {
+		return t.retryOrFail(ctx, in, reasonApply, err)
+	}
+	written := now(time.Now())
+	in.Written, in.Phase = &written, string(intent.Next(intent.Applying, intent.Written, t.policy()))
+	t.app.Status.LastSync = record
+	return outcome{}, true
+}
+
+// retryOrFail tells errors that pass from those that are the revision's own, or have lasted too long.
+func (t *turn) retryOrFail(ctx context.Context, in *v1alpha1.Intent, reason string, err error) (outcome, bool) {
+	if ctx.Err() != nil {
+		return outcome{class: retry}, false
+	}
+	passes := apply.Transient(err)
+	if passes && time.Since(in.Started.Time) < timeoutOf(t.app) {
+		return outcome{retry, v1alpha1.Applying, reason, "tried again: " + err.Error()}, false
+	}
+	return t.fail(ctx, in, reason, err, !passes)
+}
+
+// fail ends the way forward: what follows is an undo, or holding on. It is written before anything is undone.
+func (t *turn) fail(ctx context.Context, in *v1alpha1.Intent, reason string, err error, remember bool) (outcome, bool) {
+	in.Reason, in.Message, in.Remember = reason, redact.String(err.Error()), remember
+	in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Failed, t.policy()))
+	st := &t.app.Status
+	st.Phase, st.Reason, st.Message = v1alpha1.Phase(in.Phase), reason, in.Message
+	t.cfg.Log.Warn("revision failed", "app", keyOf(t.app), "commit", short(in.Revision.Commit), "reason", reason, "then", in.Phase, "err", in.Message)
+	if err := t.write(ctx, t.app, t.w); err != nil {
+		return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err)), false
+	}
+	return outcome{}, true
+}
+
+// verifying waits until everything is healthy. Before the revision counts as arrived, nothing may differ from it.
+func (t *turn) verifying(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object) (outcome, bool) {
+	r, phase := t.revision(objects), intent.Phase(in.Phase)
+	proof, err := t.target.Prove(ctx, r)
+	if err != nil {
+		return outcome{retry, v1alpha1.Phase(phase), reasonVerifying, "tried again: " + err.Error()}, false
+	}
+	if n := proof.Plan.Count(diff.Create) + proof.Plan.Count(diff.Update); n > 0 && phase == intent.Verifying {
+		report, err := t.target.Apply(ctx, r, proof)
+		t.app.Status.Inventory = inventoryOf(report.Inventory)
+		if err != nil {
+			return t.retryOrFail(ctx, in, reasonApply, err)
+		}
+	}
+	worst := t.health(ctx, proof, objects)
+	message := t.app.Status.HealthMessage
+	switch {
+	case worst == health.Healthy && in.Written != nil:
+		in.Phase = string(intent.Next(phase, intent.Arrived, t.policy()))
+		t.arrived(in, objects)
+		return outcome{}, true
+	case phase == intent.Held:
+		return outcome{waiting, v1alpha1.Held, in.Reason, in.Message}, false
+	case time.Since(in.Written.Time) > timeoutOf(t.app):
+		return t.fail(ctx, in, reasonUnhealthy, errors.New(message), true)
+	}
+	return outcome{soon, v1alpha1.Verifying, reasonVerifying, message}, false
+}
+
+// arrived makes the revision the applied one. It counts with the next write of the status.
+func (t *turn) arrived(in *v1alpha1.Intent, objects []apply.Object) {
+	st := &t.app.Status
+	in.Revision.Time = now(time.Now())
+	revision := in.Revision
+	st.AppliedRevision, st.Rejected = &revision, nil
+	t.remember(revision)
+	t.w.applied(candidate{revision.Commit, revision.Digest, objects})
+}
+
+// pruning deletes what left the revision. That cannot be undone, so that the revision is the applied one is written first.
+func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object) outcome {
+	st := &t.app.Status
+	r := t.revision(objects)
+	proof, err := t.target.Prove(ctx, r)
+	if err != nil {
+		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
+	}
+	if proof.Prunes() > 0 {
+		st.Phase, st.Reason, st.Message = v1alpha1.Pruning, reasonPrune, proof.Plan.Summary()
+		if err := t.write(ctx, t.app, t.w); err != nil {
+			return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
+		}
+		report, err := t.target.Prune(ctx, r, proof)
+		st.Inventory = inventoryOf(report.Inventory)
+		if err != nil {
+			return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
+		}
+		if st.LastSync != nil {
+			st.LastSync.Pruned += int32(report.Pruned)
+		}
+		t.cfg.Log.Info("pruned", "app", keyOf(t.app), "commit", short(in.Revision.Commit), "objects", report.Pruned)
+	}
+	st.Intent = nil
+	st.Drift = driftOf(proof, objects, false)
+	t.sweep()
+	return t.judgeHealth(ctx, proof, objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
+}
+
+func (t *turn) policy() intent.Policy {
+	if t.app.Spec.Sync.OnFailure == v1alpha1.Hold {
+		return intent.Hold
+	}
+	return intent.Rollback
+}

@@ -1,0 +1,207 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/diff"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// turn is one look at an Application with everything that writing its objects takes.
+type turn struct {
+	*Engine
+	app    *v1alpha1.Application
+	w      *work
+	target apply.Target
+}
+
+// candidate is a revision as the cluster would be asked for it.
+type candidate struct {
+	commit, digest string
+	objects        []apply.Object // placed
+}
+
+// sync brings the cluster to a revision: it begins one that is new, carries on with one that was begun, and looks after
+// the one that is there.
+func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, commit string, desired []apply.Object) outcome {
+	target, err := e.target(app)
+	if err != nil {
+		return failed(retry, reasonApply, err)
+	}
+	t := &turn{e, app, w, target}
+	if held := len(app.Status.Inventory); len(desired) == 0 && held > 0 && isTrue(app.Spec.Sync.Prune) {
+		return failed(stalled, reasonEmpty, fmt.Errorf("%s holds no manifests any more; all %d objects would be deleted, and are kept; "+
+			"to delete them, delete the Application with spec.sync.onDelete: Cascade", pathOf(app), held))
+	}
+	e.live.follow(desired)
+	c := candidate{commit: commit, objects: target.Place(desired, namespaceFor(app))}
+	c.digest = apply.Digest(c.objects)
+	st := &app.Status
+	switch {
+	case st.Intent != nil && st.Intent.Revision.Digest == c.digest:
+		return t.carryOn(ctx, c.objects, nil)
+	case st.Intent != nil:
+		return t.overtake(ctx, c)
+	case t.rejects(c):
+		return t.standBy(ctx)
+	case st.AppliedRevision == nil || st.AppliedRevision.Digest != c.digest:
+		return t.begin(ctx, c, nil)
+	}
+	st.Rejected = nil
+	return t.tend(ctx, c)
+}
+
+// keep holds in place what is there while a newer revision cannot be: an intent that was begun goes on, the applied
+// revision is looked after, and the status says why the newer one is not there.
+func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, why outcome) outcome {
+	target, err := e.target(app)
+	if err != nil {
+		return why
+	}
+	t := &turn{e, app, w, target}
+	var out outcome
+	switch st := &app.Status; {
+	case st.Intent != nil:
+		out = t.carryOnOpen(ctx)
+	case st.AppliedRevision != nil:
+		objects, err := t.contentOf(*st.AppliedRevision)
+		if err != nil {
+			return why
+		}
+		e.live.follow(objects)
+		out = t.tend(ctx, candidate{st.AppliedRevision.Commit, st.AppliedRevision.Digest, objects})
+	}
+	if out.class == retry || out.class == soon {
+		why.class = out.class
+	}
+	return why
+}
+
+// revision is what the API is asked to become, from what it is.
+func (t *turn) revision(objects []apply.Object) apply.Revision {
+	return apply.Revision{Desired: objects, Held: heldOf(t.app.Status.Inventory), Prune: isTrue(t.app.Spec.Sync.Prune), Live: t.live.get, Known: t.w.known}
+}
+
+// tend looks after the applied revision: drift is healed or told, health is told.
+func (t *turn) tend(ctx context.Context, c candidate) outcome {
+	app := t.app
+	r := t.revision(c.objects)
+	proof, err := t.target.Prove(ctx, r)
+	if err != nil {
+		return failed(retry, reasonRefused, err)
+	}
+	if err := t.pin(app.Status.AppliedRevision, c.objects); err != nil {
+		return failed(retry, reasonApply, err)
+	}
+	if !proof.Plan.Empty() && !isTrue(app.Spec.Sync.Heal) {
+		app.Status.Drift = driftOf(proof, c.objects, true)
+		return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonDrifted, proof.Plan.Summary() + " (heal is off)"})
+	}
+	if !proof.Plan.Empty() {
+		if out, ok := t.heal(ctx, r, proof, c); !ok {
+			return out
+		}
+	}
+	t.w.applied(c)
+	app.Status.AppliedRevision.Commit = c.commit // another one, perhaps, that renders to the same
+	app.Status.Drift = driftOf(proof, c.objects, false)
+	return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
+}
+
+// heal writes what differs from the applied revision. It needs no intent: writing it again is all that a crash asks for.
+func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c candidate) (outcome, bool) {
+	started := time.Now()
+	record := &v1alpha1.SyncRecord{Commit: c.commit, Cause: causeDrift, Started: now(started)}
+	report, err := t.target.Apply(ctx, r, proof)
+	if err == nil {
+		report, err = t.target.Prune(ctx, r, proof)
+	}
+	t.app.Status.Inventory = inventoryOf(report.Inventory)
+	t.record(record, started, report, err)
+	if err != nil {
+		return failed(retry, reasonApply, err), false
+	}
+	t.app.Status.LastSync, t.w.started = record, started
+	return outcome{}, true
+}
+
+// record completes the account of a sync and tells of it.
+func (t *turn) record(r *v1alpha1.SyncRecord, started time.Time, report apply.Report, err error) {
+	r.Created, r.Updated = int32(report.Plan.Count(diff.Create)), int32(report.Plan.Count(diff.Update))
+	r.Unchanged, r.Pruned = int32(report.Plan.Count(diff.Unchanged)), int32(report.Pruned)
+	r.Finished, r.Took = now(time.Now()), metav1.Duration{Duration: time.Since(started).Round(time.Millisecond)}
+	t.synced(t.app, r, err)
+}
+
+// pin keeps the content of a revision that has none kept yet.
+func (t *turn) pin(r *v1alpha1.Revision, objects []apply.Object) error {
+	if r == nil || r.Content != "" {
+		return nil
+	}
+	name, err := t.put(objects)
+	if err == nil {
+		r.Content = name
+	}
+	return err
+}
+
+func (t *turn) put(objects []apply.Object) (string, error) {
+	content, err := apply.Encode(objects)
+	if err != nil {
+		return "", err
+	}
+	return t.cfg.Contents.Put(ownerOf(t.app), content)
+}
+
+// contentOf are the objects of a revision as they were rendered then.
+func (t *turn) contentOf(r v1alpha1.Revision) ([]apply.Object, error) {
+	if c := t.w.last; c.digest == r.Digest && len(c.objects) > 0 {
+		return c.objects, nil
+	}
+	content, err := t.cfg.Contents.Get(ownerOf(t.app), r.Content)
+	if err != nil {
+		return nil, fmt.Errorf("content of commit %s: %w", short(r.Commit), err)
+	}
+	return apply.Decode(content)
+}
+
+// sweep removes contents that nothing names any more. One that stays costs disk, nothing else.
+func (t *turn) sweep() {
+	st := t.app.Status
+	named := map[string]bool{}
+	for _, r := range st.History {
+		named[r.Content] = true
+	}
+	if st.AppliedRevision != nil {
+		named[st.AppliedRevision.Content] = true
+	}
+	if st.Intent != nil {
+		named[st.Intent.Revision.Content], named[st.Intent.Images] = true, true
+	}
+	if err := t.cfg.Contents.Keep(ownerOf(t.app), named); err != nil {
+		t.cfg.Log.Warn("old revisions could not be removed", "app", keyOf(t.app), "err", err)
+	}
+}
+
+// remembered is how many applied revisions can be gone back to.
+const remembered = 10
+
+// remember puts a revision on top of the history.
+func (t *turn) remember(r v1alpha1.Revision) {
+	st := &t.app.Status
+	st.History = slices.DeleteFunc(st.History, func(h v1alpha1.Revision) bool { return h.Digest == r.Digest })
+	st.History = slices.Insert(st.History, 0, r)
+	st.History = st.History[:min(len(st.History), remembered)]
+}
+
+func pathOf(app *v1alpha1.Application) string {
+	if p := app.Spec.Source.Path; p != "" && p != "." {
+		return p
+	}
+	return "the repository"
+}

@@ -1,0 +1,275 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/controlplane"
+	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
+	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/pipeline"
+	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/source"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// bareAPI is a control plane in the test's own process, without an engine: the tests bring theirs, between which and the API
+// they can stand.
+type bareAPI struct {
+	*instance
+	pool *render.Pool
+}
+
+var endBare = func() {} // ends it, if it was started
+
+var bare = sync.OnceValues(func() (*bareAPI, error) {
+	i := prepare(nil)
+	bareContext, cancel := context.WithCancel(context.Background())
+	_, services, _ := net.ParseCIDR(fmt.Sprintf("10.%d.0.0/16", 180+i.n))
+	address := net.ParseIP("127.0.0.1")
+	b := &bareAPI{instance: i}
+	ready, ended := make(chan controlplane.API, 1), make(chan error, 1)
+	go func() {
+		ended <- controlplane.Run(bareContext, controlplane.Config{
+			DataDir: i.dir, LogDir: filepath.Join(i.dir, "logs"), Log: slog.New(slog.DiscardHandler), BindAddress: address, AdvertiseAddress: net.ParseIP("192.0.2.10"),
+			APIPort: i.port(0), EtcdPort: i.port(2), EtcdPeerPort: i.port(3), ServiceCIDR: services, PodCIDR: "10.250.0.0/16",
+			NodePortRange: "31000-31049", NodeName: "none", NodeAddress: address, CertificateLife: 24 * time.Hour,
+		}, func(ctx context.Context, api controlplane.API) error {
+			ready <- api
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	endBare = func() {
+		cancel()
+		<-ended
+		os.RemoveAll(filepath.Dir(i.dir))
+	}
+	var err error
+	select {
+	case api := <-ready:
+		i.config = api.Client(pki.Engine)
+	case err = <-ended:
+		ended <- nil // for endBare
+		return nil, err
+	}
+	i.config.QPS = -1
+	if i.kube, err = kubernetes.NewForConfig(i.config); err != nil {
+		return nil, err
+	}
+	if i.dyn, err = dynamic.NewForConfig(i.config); err != nil {
+		return nil, err
+	}
+	if err := pipeline.Install(bareContext, i.config); err != nil {
+		return nil, err
+	}
+	b.pool, err = render.NewPool(render.PoolConfig{Program: filepath.Join(bundleDir, "gitopsd-render"), Workers: 1})
+	return b, err
+})
+
+// engine runs an engine against the API, through a transport of the test's, until stop.
+func (b *bareAPI) engine(t testing.TB, dir string, wrap func(http.RoundTripper) http.RoundTripper) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cfg := rest.CopyConfig(b.config)
+	if wrap != nil {
+		cfg.Wrap(wrap)
+	}
+	sources, err := source.Open(ctx, source.Config{Dir: filepath.Join(dir, "git"), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	contents, err := intent.OpenFiles(filepath.Join(dir, "revisions"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents,
+			Log: slog.New(slog.DiscardHandler), Metrics: pipeline.NewMetrics(prometheus.NewRegistry())})
+		sources.Wait()
+	}()
+	return sync.OnceFunc(func() {
+		cancel()
+		<-done
+	})
+}
+
+// fault makes the n-th write of an engine go wrong; of those of one namespace only, so that nothing else counts.
+type fault struct {
+	next      http.RoundTripper
+	namespace string
+	kind      string // refused, lost, before, after
+	n         int
+	crash     chan struct{}
+
+	mu    sync.Mutex
+	count int
+	dead  bool
+	what  string // the request that was hit
+}
+
+var errLost = errors.New("the connection was lost")
+
+func (f *fault) RoundTrip(req *http.Request) (*http.Response, error) {
+	f.mu.Lock()
+	if f.dead {
+		f.mu.Unlock()
+		return nil, errLost
+	}
+	writes := req.Method != http.MethodGet && !strings.Contains(req.URL.RawQuery, "dryRun") && !strings.Contains(req.URL.Path, "/events") &&
+		strings.Contains(req.URL.Path, "/namespaces/"+f.namespace+"/")
+	hit := false
+	if writes {
+		f.count++
+		if hit = f.count == f.n; hit {
+			f.what = req.Method + " " + req.URL.Path
+			f.dead = f.kind == "before" || f.kind == "after"
+		}
+	}
+	f.mu.Unlock()
+	if !hit {
+		return f.next.RoundTrip(req)
+	}
+	switch f.kind {
+	case "refused":
+		body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"refused by the test","reason":"Forbidden","code":403}`
+		return &http.Response{StatusCode: http.StatusForbidden, Status: "403 Forbidden", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
+			Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body))}, nil
+	case "before":
+		close(f.crash)
+		return nil, errLost
+	}
+	resp, err := f.next.RoundTrip(req) // it happens, and the answer is lost
+	if err == nil {
+		resp.Body.Close()
+	}
+	if f.kind == "after" {
+		close(f.crash)
+	}
+	return nil, errLost
+}
+
+// Every single write of a sync goes wrong in turn: once it is refused, once it is done and the answer is lost, and once the engine
+// dies before it and once after it. Whatever happens, it ends wholly at the new revision or wholly at the old one, and when the
+// faults are over the new one comes.
+func TestEveryWriteFailsInTurn(t *testing.T) {
+	b, err := bare()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"refused", "lost", "before", "after"} {
+		t.Run(kind, func(t *testing.T) {
+			for n := 1; ; n++ {
+				if n > 40 {
+					t.Fatal("a sync has more than 40 writes")
+				}
+				if !sweepOnce(t, b, kind, n) {
+					t.Logf("%d writes", n-1)
+					if n < 8 {
+						t.Error("these are too few to be all")
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+var (
+	sweepOld = map[string]string{"change": "one", "gone": "one", "same": "one", "theirs": "theirs"}
+	sweepNew = map[string]string{"change": "two", "new": "two", "same": "one", "theirs": "ours"}
+)
+
+// sweepOnce syncs a second revision with the n-th write going wrong; false when there was no n-th write.
+func sweepOnce(t *testing.T, b *bareAPI, kind string, n int) bool {
+	t.Helper()
+	namespace, dir := fmt.Sprintf("sweep-%s-%d", kind, n), t.TempDir()
+	i := b.instance
+	a := newApp(i, namespace, "app", newRepo(t, map[string]string{"change.yaml": configMap("change", "k", "one"), "gone.yaml": configMap("gone", "k", "one"), "same.yaml": configMap("same", "k", "one")}))
+	i.namespace(t, namespace)
+	if _, err := i.kube.CoreV1().ConfigMaps(namespace).Create(ctx(t), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Data: map[string]string{"k": "theirs"}},
+		metav1.CreateOptions{FieldManager: "somebody"}); err != nil {
+		t.Fatal(err)
+	}
+	i.createApplication(t, a.object())
+	stop := b.engine(t, dir, nil)
+	a.await(t)
+	stop()
+	head := a.repo.commit(t, "two", map[string]string{"change.yaml": configMap("change", "k", "two"), "gone.yaml": "", "new.yaml": configMap("new", "k", "two"), "theirs.yaml": configMap("theirs", "k", "ours")})
+	f := &fault{namespace: namespace, kind: kind, n: n, crash: make(chan struct{})}
+	stop = b.engine(t, dir, func(next http.RoundTripper) http.RoundTripper { f.next = next; return f })
+	defer func() { stop() }()
+	eventually(t, 30*time.Second, "it dies, or comes to an end", func() error {
+		select {
+		case <-f.crash:
+			return nil
+		default:
+			return settled(a.get(t).Status, head)
+		}
+	})
+	if f.dead {
+		stop()
+		stop = b.engine(t, dir, nil)
+	}
+	var st v1alpha1.ApplicationStatus
+	eventually(t, 30*time.Second, fmt.Sprintf("%s, write %d (%s): an end", kind, n, f.what), func() error {
+		st = a.get(t).Status
+		return settled(st, head)
+	})
+	want := sweepOld
+	if st.AppliedRevision.Commit == head {
+		want = sweepNew
+	} else if st.Phase != v1alpha1.RolledBack {
+		t.Errorf("%s, write %d: the old revision is there and the phase is %s", kind, n, st.Phase)
+	}
+	if got := i.configMaps(t, namespace); !maps.Equal(got, want) {
+		t.Errorf("%s, write %d (%s): %s at %.8s with %v, want %v", kind, n, f.what, st.Phase, st.AppliedRevision.Commit, got, want)
+	}
+	if st.Phase == v1alpha1.RolledBack {
+		retry(t, a)
+	}
+	a.await(t)
+	if got := i.configMaps(t, namespace); !maps.Equal(got, sweepNew) {
+		t.Errorf("%s, write %d (%s): in the end there is %v, want %v", kind, n, f.what, got, sweepNew)
+	}
+	return f.what != ""
+}
+
+// settled says that a commit was begun and came to an end, good or bad.
+func settled(st v1alpha1.ApplicationStatus, commit string) error {
+	if st.ObservedCommit != commit || st.Intent != nil || st.Phase != v1alpha1.Applied && st.Phase != v1alpha1.RolledBack {
+		return errPhase(st)
+	}
+	return nil
+}
+
+// retry asks for what gitopsd sync --retry asks for.
+func retry(t testing.TB, a *app) {
+	t.Helper()
+	now := time.Now().Format(time.RFC3339Nano)
+	merge := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q,%q:%q}}}`, v1alpha1.AnnotationSync, now, v1alpha1.AnnotationRetry, now)
+	if _, err := a.i.dyn.Resource(appResource).Namespace(a.namespace).Patch(ctx(t), a.name, types.MergePatchType, []byte(merge), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
