@@ -162,6 +162,7 @@ type work struct {
 	last         candidate             // the applied revision
 	written      *v1alpha1.Application // as it was after the last write of its status
 	started      time.Time             // of the last sync that wrote
+	unswept      bool                  // contents may be kept that nothing names once the status is written
 	said         string                // the last failure that was logged
 	asking       string                // the sync request that is being honoured; guarded by mu
 	asked        string                // the last one that was; guarded by mu

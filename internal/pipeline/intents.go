@@ -253,7 +253,7 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	}
 	st.Intent = nil
 	st.Drift = driftOf(proof, objects, false)
-	t.sweep()
+	t.w.unswept = true
 	return t.judgeHealth(ctx, proof, objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
 }
 

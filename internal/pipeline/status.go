@@ -34,7 +34,9 @@ func (e *Engine) report(ctx context.Context, app *v1alpha1.Application, w *work,
 	e.say(app, w)
 	e.cfg.Metrics.phase(keyOf(app), st.Phase)
 	switch err := e.write(ctx, app, w); {
-	case err == nil || apierrors.IsNotFound(err): // gone: there is nothing to say it of
+	case err == nil:
+		e.sweep(app, w)
+	case apierrors.IsNotFound(err): // gone: there is nothing to say it of
 	case apierrors.IsConflict(err):
 		out.class = soon // somebody changed the spec meanwhile: looked at again, and said then
 	default:

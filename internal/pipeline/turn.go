@@ -170,9 +170,14 @@ func (t *turn) contentOf(r v1alpha1.Revision) ([]apply.Object, error) {
 	return apply.Decode(content)
 }
 
-// sweep removes contents that nothing names any more. One that stays costs disk, nothing else.
-func (t *turn) sweep() {
-	st := t.app.Status
+// sweep removes contents that nothing names any more, after the status that ceased to name them is written: until then a
+// crash may ask for them. One that stays costs disk, nothing else.
+func (e *Engine) sweep(app *v1alpha1.Application, w *work) {
+	if !w.unswept {
+		return
+	}
+	w.unswept = false
+	st := app.Status
 	named := map[string]bool{}
 	for _, r := range st.History {
 		named[r.Content] = true
@@ -183,8 +188,8 @@ func (t *turn) sweep() {
 	if st.Intent != nil {
 		named[st.Intent.Revision.Content], named[st.Intent.Images] = true, true
 	}
-	if err := t.cfg.Contents.Keep(ownerOf(t.app), named); err != nil {
-		t.cfg.Log.Warn("old revisions could not be removed", "app", keyOf(t.app), "err", err)
+	if err := e.cfg.Contents.Keep(ownerOf(app), named); err != nil {
+		e.cfg.Log.Warn("old revisions could not be removed", "app", keyOf(app), "err", err)
 	}
 }
 

@@ -31,7 +31,7 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 	if in.Remember {
 		st.Rejected, class = rejected, done
 	}
-	t.sweep()
+	t.w.unswept = true
 	return outcome{class, v1alpha1.RolledBack, in.Reason, rolledBack(rejected)}
 }
 

@@ -31,6 +31,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 )
 
 // bareAPI is a control plane in the test's own process, without an engine: the tests bring theirs, between which and the API
@@ -48,6 +49,8 @@ var bare = sync.OnceValues(func() (*bareAPI, error) {
 	_, services, _ := net.ParseCIDR(fmt.Sprintf("10.%d.0.0/16", 180+i.n))
 	address := net.ParseIP("127.0.0.1")
 	b := &bareAPI{instance: i}
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	ready, ended := make(chan controlplane.API, 1), make(chan error, 1)
 	go func() {
 		ended <- controlplane.Run(bareContext, controlplane.Config{
@@ -121,6 +124,7 @@ type fault struct {
 	namespace string
 	kind      string // refused, lost, before, after
 	n         int
+	poison    string // every write of an object of this name is refused
 	crash     chan struct{}
 
 	mu    sync.Mutex
@@ -139,8 +143,9 @@ func (f *fault) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	writes := req.Method != http.MethodGet && !strings.Contains(req.URL.RawQuery, "dryRun") && !strings.Contains(req.URL.Path, "/events") &&
 		strings.Contains(req.URL.Path, "/namespaces/"+f.namespace+"/")
+	poisoned := writes && f.poison != "" && strings.HasSuffix(req.URL.Path, "/"+f.poison)
 	hit := false
-	if writes {
+	if writes && !poisoned {
 		f.count++
 		if hit = f.count == f.n; hit {
 			f.what = req.Method + " " + req.URL.Path
@@ -148,14 +153,13 @@ func (f *fault) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	f.mu.Unlock()
+	if poisoned || hit && f.kind == "refused" {
+		return forbidden(req), nil
+	}
 	if !hit {
 		return f.next.RoundTrip(req)
 	}
 	switch f.kind {
-	case "refused":
-		body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"refused by the test","reason":"Forbidden","code":403}`
-		return &http.Response{StatusCode: http.StatusForbidden, Status: "403 Forbidden", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
-			Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body))}, nil
 	case "before":
 		close(f.crash)
 		return nil, errLost
@@ -170,10 +174,67 @@ func (f *fault) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errLost
 }
 
+func forbidden(req *http.Request) *http.Response {
+	body := `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"refused by the test","reason":"Forbidden","code":403}`
+	return &http.Response{StatusCode: http.StatusForbidden, Status: "403 Forbidden", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(body))}
+}
+
+var (
+	sweepOld = map[string]string{"change": "one", "gone": "one", "same": "one", "theirs": "theirs"}
+	sweepNew = map[string]string{"change": "two", "new": "two", "same": "one", "theirs": "ours"}
+)
+
 // Every single write of a sync goes wrong in turn: once it is refused, once it is done and the answer is lost, and once the engine
 // dies before it and once after it. Whatever happens, it ends wholly at the new revision or wholly at the old one, and when the
 // faults are over the new one comes.
 func TestEveryWriteFailsInTurn(t *testing.T) {
+	sweep(t, "", func(t *testing.T, s *swept) {
+		want := sweepOld
+		if s.st.AppliedRevision.Commit == s.head {
+			want = sweepNew
+		} else if s.st.Phase != v1alpha1.RolledBack {
+			t.Errorf("%s: the old revision is there and the phase is %s", s, s.st.Phase)
+		}
+		s.check(t, want)
+		if s.st.Phase == v1alpha1.RolledBack {
+			retry(t, s.app)
+		}
+		s.app.await(t)
+		s.check(t, sweepNew)
+	})
+}
+
+// The same while a revision is undone, because one of its objects is refused whenever it is written: it ends wholly at the old one.
+func TestEveryWriteOfAnUndoFailsInTurn(t *testing.T) {
+	sweep(t, "poison", func(t *testing.T, s *swept) {
+		if s.st.Phase != v1alpha1.RolledBack || s.st.AppliedRevision.Commit == s.head {
+			t.Errorf("%s: the phase is %s, applied is %.8s", s, s.st.Phase, s.st.AppliedRevision.Commit)
+		}
+		s.check(t, sweepOld)
+	})
+}
+
+// swept is one sync of which a write went wrong, and what came of it.
+type swept struct {
+	fault *fault
+	app   *app
+	head  string
+	st    v1alpha1.ApplicationStatus
+}
+
+func (s *swept) String() string {
+	return fmt.Sprintf("%s, write %d (%s)", s.fault.kind, s.fault.n, s.fault.what)
+}
+
+func (s *swept) check(t testing.TB, want map[string]string) {
+	t.Helper()
+	if got := s.app.i.configMaps(t, s.app.namespace); !maps.Equal(got, want) {
+		t.Errorf("%s: there is %v, want %v", s, got, want)
+	}
+}
+
+func sweep(t *testing.T, poison string, judge func(*testing.T, *swept)) {
 	b, err := bare()
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +245,8 @@ func TestEveryWriteFailsInTurn(t *testing.T) {
 				if n > 40 {
 					t.Fatal("a sync has more than 40 writes")
 				}
-				if !sweepOnce(t, b, kind, n) {
+				s := sweepOnce(t, b, &fault{kind: kind, n: n, poison: poison, crash: make(chan struct{})}, judge)
+				if s.fault.what == "" {
 					t.Logf("%d writes", n-1)
 					if n < 8 {
 						t.Error("these are too few to be all")
@@ -196,19 +258,14 @@ func TestEveryWriteFailsInTurn(t *testing.T) {
 	}
 }
 
-var (
-	sweepOld = map[string]string{"change": "one", "gone": "one", "same": "one", "theirs": "theirs"}
-	sweepNew = map[string]string{"change": "two", "new": "two", "same": "one", "theirs": "ours"}
-)
-
-// sweepOnce syncs a second revision with the n-th write going wrong; false when there was no n-th write.
-func sweepOnce(t *testing.T, b *bareAPI, kind string, n int) bool {
+// sweepOnce syncs a second revision with one write going wrong, and has the end judged.
+func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept)) *swept {
 	t.Helper()
-	namespace, dir := fmt.Sprintf("sweep-%s-%d", kind, n), t.TempDir()
-	i := b.instance
-	a := newApp(i, namespace, "app", newRepo(t, map[string]string{"change.yaml": configMap("change", "k", "one"), "gone.yaml": configMap("gone", "k", "one"), "same.yaml": configMap("same", "k", "one")}))
-	i.namespace(t, namespace)
-	if _, err := i.kube.CoreV1().ConfigMaps(namespace).Create(ctx(t), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Data: map[string]string{"k": "theirs"}},
+	f.namespace = fmt.Sprintf("sweep%s-%s-%d", f.poison, f.kind, f.n)
+	i, dir := b.instance, t.TempDir()
+	a := newApp(i, f.namespace, "app", newRepo(t, map[string]string{"change.yaml": configMap("change", "k", "one"), "gone.yaml": configMap("gone", "k", "one"), "same.yaml": configMap("same", "k", "one")}))
+	i.namespace(t, f.namespace)
+	if _, err := i.kube.CoreV1().ConfigMaps(f.namespace).Create(ctx(t), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Data: map[string]string{"k": "theirs"}},
 		metav1.CreateOptions{FieldManager: "somebody"}); err != nil {
 		t.Fatal(err)
 	}
@@ -216,44 +273,45 @@ func sweepOnce(t *testing.T, b *bareAPI, kind string, n int) bool {
 	stop := b.engine(t, dir, nil)
 	a.await(t)
 	stop()
-	head := a.repo.commit(t, "two", map[string]string{"change.yaml": configMap("change", "k", "two"), "gone.yaml": "", "new.yaml": configMap("new", "k", "two"), "theirs.yaml": configMap("theirs", "k", "ours")})
-	f := &fault{namespace: namespace, kind: kind, n: n, crash: make(chan struct{})}
-	stop = b.engine(t, dir, func(next http.RoundTripper) http.RoundTripper { f.next = next; return f })
+	files := map[string]string{"change.yaml": configMap("change", "k", "two"), "gone.yaml": "", "new.yaml": configMap("new", "k", "two"), "theirs.yaml": configMap("theirs", "k", "ours")}
+	if f.poison != "" {
+		files["poison.yaml"] = configMap(f.poison, "k", "two")
+	}
+	s := &swept{fault: f, app: a, head: a.repo.commit(t, "two", files)}
+	wrap := func(next http.RoundTripper) http.RoundTripper { f.next = next; return f }
+	stop = b.engine(t, dir, wrap)
 	defer func() { stop() }()
-	eventually(t, 30*time.Second, "it dies, or comes to an end", func() error {
+	eventually(t, 30*time.Second, fmt.Sprintf("%s: it dies, or comes to an end", s), func() error {
 		select {
 		case <-f.crash:
 			return nil
 		default:
-			return settled(a.get(t).Status, head)
+			return settled(a.get(t).Status, s.head)
 		}
 	})
-	if f.dead {
+	if f.died() {
 		stop()
-		stop = b.engine(t, dir, nil)
+		stop = b.engine(t, dir, wrap)
 	}
-	var st v1alpha1.ApplicationStatus
-	eventually(t, 30*time.Second, fmt.Sprintf("%s, write %d (%s): an end", kind, n, f.what), func() error {
-		st = a.get(t).Status
-		return settled(st, head)
+	eventually(t, 30*time.Second, fmt.Sprintf("%s: an end", s), func() error {
+		s.st = a.get(t).Status
+		return settled(s.st, s.head)
 	})
-	want := sweepOld
-	if st.AppliedRevision.Commit == head {
-		want = sweepNew
-	} else if st.Phase != v1alpha1.RolledBack {
-		t.Errorf("%s, write %d: the old revision is there and the phase is %s", kind, n, st.Phase)
+	judge(t, s)
+	// The next engine shall have one Application to look at.
+	if err := i.dyn.Resource(appResource).Namespace(f.namespace).Delete(ctx(t), a.name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
 	}
-	if got := i.configMaps(t, namespace); !maps.Equal(got, want) {
-		t.Errorf("%s, write %d (%s): %s at %.8s with %v, want %v", kind, n, f.what, st.Phase, st.AppliedRevision.Commit, got, want)
-	}
-	if st.Phase == v1alpha1.RolledBack {
-		retry(t, a)
-	}
-	a.await(t)
-	if got := i.configMaps(t, namespace); !maps.Equal(got, sweepNew) {
-		t.Errorf("%s, write %d (%s): in the end there is %v, want %v", kind, n, f.what, got, sweepNew)
-	}
-	return f.what != ""
+	return s
+}
+
+// died says whether the engine did, and lets the next one live.
+func (f *fault) died() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	dead := f.dead
+	f.dead = false
+	return dead
 }
 
 // settled says that a commit was begun and came to an end, good or bad.
