@@ -122,6 +122,9 @@ type Intent struct {
 	Phase string `json:"phase"`
 	// Revision that is to be, and the content by which it is kept.
 	Revision Revision `json:"revision"`
+	// Base is the revision that was the applied one before this one took its place. Absent until then.
+	// +optional
+	Base *Revision `json:"base,omitempty"`
 	// Images is the content that holds every object as it was before this intent, and those it took over from, changed it.
 	Images string `json:"images"`
 	// Started is when the first object was about to be written; Written when the last one was.

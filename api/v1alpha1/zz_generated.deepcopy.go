@@ -247,6 +247,11 @@ func (in *Helm) DeepCopy() *Helm {
 func (in *Intent) DeepCopyInto(out *Intent) {
 	*out = *in
 	in.Revision.DeepCopyInto(&out.Revision)
+	if in.Base != nil {
+		in, out := &in.Base, &out.Base
+		*out = new(Revision)
+		(*in).DeepCopyInto(*out)
+	}
 	in.Started.DeepCopyInto(&out.Started)
 	if in.Written != nil {
 		in, out := &in.Written, &out.Written

@@ -14,6 +14,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/controlplane"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
 	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/network"
 	"github.com/gitopsd/gitopsd/internal/nodeagent"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -146,7 +147,12 @@ func (i *instance) runEngine(ctx context.Context, api controlplane.API, registry
 	if err != nil {
 		return err
 	}
-	return pipeline.Run(ctx, pipeline.Config{Client: client, Sources: sources, Renderer: renderer, Contents: contents, Log: i.log, Metrics: pipeline.NewMetrics(registry)})
+	account, err := ledger.Open(filepath.Join(i.DataDir, "ledger"), ledger.Options{})
+	if err != nil {
+		return err
+	}
+	defer account.Close()
+	return pipeline.Run(ctx, pipeline.Config{Client: client, Sources: sources, Renderer: renderer, Contents: contents, Ledger: account, Log: i.log, Metrics: pipeline.NewMetrics(registry)})
 }
 
 // readiness is true once this machine's node was Ready.

@@ -53,6 +53,7 @@ type Config struct {
 	Sources  Sources
 	Renderer Renderer
 	Contents Contents
+	Ledger   Ledger
 	Log      *slog.Logger
 	Metrics  *Metrics
 }

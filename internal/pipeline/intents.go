@@ -11,6 +11,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"github.com/gitopsd/gitopsd/internal/health"
 	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/redact"
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
@@ -34,8 +35,11 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	images := proof.Images(c.objects)
 	if from != nil {
 		before, err := t.images(from)
+		if err == nil {
+			err = t.sealed(from, intent.Superseded, t.app.Status.AppliedRevision, touched(before, "created", "changed"))
+		}
 		if err != nil {
-			return failed(retry, reasonApply, err)
+			return failed(retry, reasonStore, err)
 		}
 		images, in.Interruptions = apply.Union(before, images), from.Interruptions+1
 	}
@@ -58,6 +62,14 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 // relabel makes a revision the applied one that asks for what is there already.
 func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) outcome {
 	st := &t.app.Status
+	entry := ledger.Entry{Kind: ledger.Sync, ID: "relabel/" + string(t.app.UID) + "/" + c.commit + "/" + c.digest, To: c.commit,
+		Digest: t.cfg.Ledger.Keyed([]byte(c.digest)), Outcome: string(intent.Applied), Reason: "NothingToWrite"}
+	if st.AppliedRevision != nil {
+		entry.From = st.AppliedRevision.Commit
+	}
+	if err := t.account(entry); err != nil {
+		return failed(retry, reasonStore, err)
+	}
 	st.AppliedRevision = &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
 	if err := t.pin(st.AppliedRevision, c.objects); err != nil {
 		return failed(retry, reasonStore, err)
@@ -211,6 +223,9 @@ func (t *turn) verifying(ctx context.Context, in *v1alpha1.Intent, objects []app
 		t.arrived(in, objects)
 		return outcome{}, true
 	case phase == intent.Held:
+		if err := t.sealed(in, intent.Held, t.app.Status.AppliedRevision, nil); err != nil {
+			return outcome{retry, v1alpha1.Held, reasonStore, err.Error()}, false
+		}
 		return outcome{waiting, v1alpha1.Held, in.Reason, in.Message}, false
 	case time.Since(in.Written.Time) > timeoutOf(t.app):
 		return t.fail(ctx, in, reasonUnhealthy, errors.New(message), true)
@@ -223,7 +238,7 @@ func (t *turn) arrived(in *v1alpha1.Intent, objects []apply.Object) {
 	st := &t.app.Status
 	in.Revision.Time = now(time.Now())
 	revision := in.Revision
-	st.AppliedRevision, st.Rejected = &revision, nil
+	in.Base, st.AppliedRevision, st.Rejected = st.AppliedRevision, &revision, nil
 	t.remember(revision)
 	t.w.applied(candidate{revision.Commit, revision.Digest, objects})
 }
@@ -236,10 +251,19 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	if err != nil {
 		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
 	}
+	images, err := t.images(in)
+	if err != nil {
+		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
+	}
+	written := touched(images, "created", "changed")
 	if proof.Prunes() > 0 {
 		st.Phase, st.Reason, st.Message = v1alpha1.Pruning, reasonPrune, proof.Plan.Summary()
 		if err := t.write(ctx, t.app, t.w); err != nil {
 			return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
+		}
+		entry := ledger.Entry{Kind: ledger.Prune, ID: in.ID + "/Prune", To: in.Revision.Commit, Outcome: "Deleted", Objects: changes(proof.Plan, diff.Prune)}
+		if err := t.account(entry); err != nil {
+			return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
 		}
 		report, err := t.target.Prune(ctx, r, proof)
 		st.Inventory = inventoryOf(report.Inventory)
@@ -250,6 +274,9 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 			st.LastSync.Pruned += int32(report.Pruned)
 		}
 		t.cfg.Log.Info("pruned", "app", keyOf(t.app), "commit", short(in.Revision.Commit), "objects", report.Pruned)
+	}
+	if err := t.sealed(in, intent.Applied, in.Base, written); err != nil {
+		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
 	}
 	st.Intent = nil
 	st.Drift = driftOf(proof, objects, false)

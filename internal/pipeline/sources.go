@@ -99,7 +99,7 @@ func (e *Engine) honourSyncRequest(ctx context.Context, app *v1alpha1.Applicatio
 	w.known.Forget()
 	w.rendered = rendered{}
 	if app.Annotations[v1alpha1.AnnotationRetry] == request {
-		tryAgain(app)
+		e.tryAgain(app, request)
 	}
 	key := keyOf(app)
 	e.asks.Go(func() {

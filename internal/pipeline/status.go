@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"reflect"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/diff"
+	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/redact"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,6 +99,11 @@ func (e *Engine) say(app *v1alpha1.Application, w *work) {
 	}
 	if now == w.said {
 		return
+	}
+	if st.Phase == v1alpha1.Failed && (st.Reason == reasonRefused || st.Reason == reasonMassPrune || st.Reason == reasonEmpty || st.Reason == reasonRender) {
+		sum := sha256.Sum256([]byte(now))
+		e.tell(app, ledger.Entry{Kind: ledger.Refusal, ID: fmt.Sprintf("refusal/%s/%s/%x", app.UID, st.ObservedCommit, sum[:8]), To: st.ObservedCommit,
+			Outcome: "Refused", Reason: st.Reason, Message: st.Message})
 	}
 	if now != "" {
 		e.cfg.Log.Warn(words, "app", keyOf(app), "commit", short(st.ObservedCommit), "reason", now)

@@ -9,6 +9,8 @@ import (
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/diff"
+	"github.com/gitopsd/gitopsd/internal/ledger"
+	"github.com/gitopsd/gitopsd/internal/redact"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -117,10 +119,16 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c candidate) (outcome, bool) {
 	started := time.Now()
 	record := &v1alpha1.SyncRecord{Commit: c.commit, Cause: causeDrift, Started: now(started)}
+	changed := changes(proof.Plan, diff.Create, diff.Update, diff.Prune)
 	report, err := t.target.Apply(ctx, r, proof)
 	if err == nil {
 		report, err = t.target.Prune(ctx, r, proof)
 	}
+	drift := ledger.Entry{Kind: ledger.Drift, From: c.commit, To: c.commit, Digest: t.cfg.Ledger.Keyed([]byte(c.digest)), Outcome: "Healed", Objects: changed}
+	if err != nil {
+		drift.Outcome, drift.Message = "HealFailed", redact.String(err.Error())
+	}
+	t.tell(t.app, drift)
 	t.app.Status.Inventory = inventoryOf(report.Inventory)
 	t.record(record, started, report, err)
 	if err != nil {

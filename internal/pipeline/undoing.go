@@ -9,6 +9,7 @@ import (
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/ledger"
 )
 
 // undoing brings back what the intent has touched.
@@ -21,7 +22,14 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 		}
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonUndo, fmt.Sprintf("%s: %s; undoing it: %s", in.Reason, in.Message, err)}
 	}
-	intent.Next(intent.Phase(in.Phase), intent.Undone, t.policy())
+	end := intent.Next(intent.Phase(in.Phase), intent.Undone, t.policy())
+	images, err := t.images(in)
+	if err == nil {
+		err = t.sealed(in, end, st.AppliedRevision, touched(images, "deleted", "restored"))
+	}
+	if err != nil {
+		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
+	}
 	st.Inventory, st.Intent = inventoryOf(apply.Restored(base, heldOf(st.Inventory))), nil
 	rejected := &v1alpha1.Rejected{Revision: in.Revision, Generation: t.app.Generation, Reason: in.Reason, Message: in.Message}
 	for _, h := range left {
@@ -89,8 +97,9 @@ func (t *turn) standBy(ctx context.Context) outcome {
 }
 
 // tryAgain forgets that a revision failed, and lets one that is held or half undone start over.
-func tryAgain(app *v1alpha1.Application) {
+func (e *Engine) tryAgain(app *v1alpha1.Application, request string) {
 	st := &app.Status
+	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "retry/" + string(app.UID) + "/" + request, Actor: "a person", To: st.ObservedCommit, Outcome: "Retry"})
 	st.Rejected = nil
 	if in := st.Intent; in != nil && (in.Phase == string(intent.Held) || in.Phase == string(intent.Incomplete)) {
 		in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Retried, ""))
@@ -115,6 +124,8 @@ func pinned(app *v1alpha1.Application) (v1alpha1.Revision, bool) {
 
 // syncPinned brings an Application to the revision that it is held at.
 func (e *Engine) syncPinned(ctx context.Context, app *v1alpha1.Application, w *work, r v1alpha1.Revision) outcome {
+	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "pin/" + string(app.UID) + "/" + app.Annotations[v1alpha1.AnnotationPin], Actor: "a person",
+		From: app.Status.ObservedCommit, To: r.Commit, Outcome: "Pinned"})
 	objects, err := (&turn{Engine: e, app: app, w: w}).contentOf(r)
 	if err != nil {
 		return failed(stalled, reasonStore, err)

@@ -21,6 +21,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/controlplane"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
 	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/source"
@@ -106,15 +107,22 @@ func (b *bareAPI) engine(t testing.TB, dir string, wrap func(http.RoundTripper) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	account, err := ledger.Open(filepath.Join(dir, "ledger"), ledger.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
-		done <- pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents,
+		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents, Ledger: account,
 			Log: slog.New(slog.DiscardHandler), Metrics: pipeline.NewMetrics(prometheus.NewRegistry())})
 		sources.Wait()
+		done <- errors.Join(err, account.Close())
 	}()
 	return sync.OnceFunc(func() {
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Errorf("the engine ended with %v", err)
+		}
 	})
 }
 
@@ -234,6 +242,28 @@ func (s *swept) check(t testing.TB, want map[string]string) {
 	}
 }
 
+// checkLedger looks for intents that have ended twice, and for an end that is missing.
+func (s *swept) checkLedger(t testing.TB, dir string) {
+	t.Helper()
+	ends, last := map[string]string{}, ""
+	for e, err := range ledger.Read(dir) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, end, ok := strings.Cut(e.ID, "/")
+		if !ok || id == "relabel" || e.Kind != ledger.Sync && e.Kind != ledger.Rollback {
+			continue
+		}
+		if before := ends[id]; before != "" && before != end {
+			t.Errorf("%s: intent %s has ended as %s and as %s", s, id, before, end)
+		}
+		ends[id], last = end, end
+	}
+	if now := string(s.app.get(t).Status.Phase); last != now {
+		t.Errorf("%s: the last end in the ledger is %q, the phase %s", s, last, now)
+	}
+}
+
 func sweep(t *testing.T, poison string, judge func(*testing.T, *swept)) {
 	b, err := bare()
 	if err != nil {
@@ -298,6 +328,7 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 		return settled(s.st, s.head)
 	})
 	judge(t, s)
+	s.checkLedger(t, filepath.Join(dir, "ledger"))
 	// The next engine shall have one Application to look at.
 	if err := i.dyn.Resource(appResource).Namespace(f.namespace).Delete(ctx(t), a.name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
