@@ -50,6 +50,6 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(upCommand(), downCommand(), uninstallCommand(), serviceCommand(), statusCommand(), syncCommand(),
-		suspendCommand(), resumeCommand(), historyCommand(), rollbackCommand(), renderCommand(), imageCommand(), kubectlCommand(), versionCommand())
+		suspendCommand(), resumeCommand(), historyCommand(), rollbackCommand(), auditCommand(), renderCommand(), imageCommand(), kubectlCommand(), versionCommand())
 	return cmd
 }
