@@ -47,7 +47,7 @@ e2e: ## end-to-end tests on real containers, of a daemon with the race detector;
 	@hack/build-e2e.sh
 	$(GO) test -race -timeout 40m -count=1 ./test/e2e/...
 
-bench: build ## the figures of docs/performance.md; FIGURES="start pods" takes some (program start idle commit pods heal)
+bench: build ## the figures of docs/performance.md; FIGURES="start pods" takes some (program start idle commit pods heal engine); APPLICATIONS=1000 for engine
 	cd bench && $(GO) run . $(FIGURES)
 
 fuzz: ## fuzz everything that reads what strangers wrote, FUZZTIME each (default 1m)

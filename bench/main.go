@@ -34,7 +34,7 @@ func main() {
 var figures = []struct {
 	name string
 	take func(context.Context, *instance, string) error
-}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}}
+}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}, {"engine", engineFigures}}
 
 // bench takes the figures that are named, or all.
 func bench(ctx context.Context, names []string) error {
