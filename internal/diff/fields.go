@@ -1,12 +1,13 @@
 package diff
 
 import (
-	"encoding/json"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -15,38 +16,34 @@ import (
 type Field struct {
 	Path     string // .spec.template.spec.containers[name=web].image
 	Old, New any
+	Secret   bool // Old and New only say that there is a value, and that another one comes
+	// TakenFrom is the manager that had set Old and loses the field by force, and TakenAt when it last wrote.
+	TakenFrom string
+	TakenAt   time.Time
 }
 
-// String is the field as people read it: path: old → new.
-func (f Field) String() string {
-	return fmt.Sprintf("%s: %s → %s", f.Path, show(f.Old), show(f.New))
-}
-
-func show(v any) string {
-	if v == nil {
-		return "(absent)"
-	}
-	if m, ok := v.(masked); ok {
-		return string(m)
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	if s := string(b); len(s) <= 120 {
-		return s
-	}
-	return string(b[:117]) + "..."
-}
-
-// masked stands for a value that must not be shown.
-type masked string
+// What stands for values of Secrets.
+const (
+	secretValue   = "(secret)"
+	secretChanged = "(secret, changed)"
+)
 
 // Fields compares two states of one object, without what the server keeps for itself (status, managedFields,
 // versions). Items of lists are matched by their key where they have one.
 func Fields(old, new *unstructured.Unstructured) []Field {
-	c := comparison{mask: old.GetKind() == "Secret" && old.GroupVersionKind().Group == ""}
-	c.maps("", Declared(old), Declared(new))
+	c := comparison{}
+	if old.GetKind() == "Secret" && old.GroupVersionKind().Group == "" {
+		c.masks = secretTexts(old, new)
+	}
+	before, after := Declared(old), Declared(new)
+	c.maps(spot{}, before, after)
+	if len(c.fields) == 0 {
+		return nil
+	}
+	if lost := losses(old, new); len(lost) > 0 { // walked again: most comparisons end above
+		c.fields = nil
+		c.maps(spot{lost: lost}, before, after)
+	}
 	return c.fields
 }
 
@@ -67,29 +64,50 @@ func Declared(u *unstructured.Unstructured) map[string]any {
 }
 
 type comparison struct {
-	mask   bool
+	masks  []string // of a Secret: what must not be shown; nil for other kinds
 	fields []Field
 }
 
-func (c *comparison) value(path string, old, new any) {
-	if c.mask { // down to the leaves, so that no part of the tree is shown as a whole
+// spot is where in an object a comparison is, and who loses what there.
+type spot struct {
+	path string
+	lost []loss
+}
+
+func (c *comparison) value(s spot, old, new any) {
+	if c.masks != nil { // down to the leaves, so that no part of the tree is shown as a whole
 		old, new = emptyFor(old, new), emptyFor(new, old)
 	}
 	switch o := old.(type) {
 	case map[string]any:
 		if n, ok := new.(map[string]any); ok {
-			c.maps(path, o, n)
+			c.maps(s, o, n)
 			return
 		}
 	case []any:
 		if n, ok := new.([]any); ok {
-			c.lists(path, o, n)
+			c.lists(s, o, n)
 			return
 		}
 	}
-	if !reflect.DeepEqual(old, new) {
-		c.add(path, old, new)
+	if !equal(old, new) {
+		c.add(s, old, new)
 	}
+}
+
+// equal takes 1 and 1.0 for the same number, as JSON does.
+func equal(a, b any) bool {
+	switch x := a.(type) {
+	case int64:
+		if y, ok := b.(float64); ok {
+			return float64(x) == y
+		}
+	case float64:
+		if y, ok := b.(int64); ok {
+			return x == float64(y)
+		}
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // emptyFor gives an absent side of a map an empty one.
@@ -100,21 +118,54 @@ func emptyFor(v, other any) any {
 	return v
 }
 
-func (c *comparison) add(path string, old, new any) {
-	if c.mask && (strings.HasPrefix(path, ".data") || strings.HasPrefix(path, ".stringData") || strings.Contains(path, "last-applied")) {
-		old, new = maskOf(old, "(secret)"), maskOf(new, "(another secret)")
+func (c *comparison) add(s spot, old, new any) {
+	f := Field{Path: s.path, Old: old, New: new}
+	if c.masks != nil && c.hides(f) {
+		f.Secret = true
+		if f.New != nil {
+			f.New = secretValue
+		}
+		if f.Old != nil {
+			f.Old = secretValue
+		}
+		if f.Old != nil && f.New != nil {
+			f.New = secretChanged
+		}
 	}
-	c.fields = append(c.fields, Field{path, old, new})
+	f.TakenFrom, f.TakenAt = s.taken()
+	c.fields = append(c.fields, f)
 }
 
-func maskOf(v any, as masked) any {
-	if v == nil {
-		return nil
+// hides says whether a field of a Secret holds, or quotes, what must not be shown.
+func (c *comparison) hides(f Field) bool {
+	if strings.HasPrefix(f.Path, ".data") || strings.HasPrefix(f.Path, ".stringData") || strings.Contains(f.Path, "last-applied") {
+		return true
 	}
-	return as
+	text := compact(f.Old) + compact(f.New)
+	return slices.ContainsFunc(c.masks, func(m string) bool { return strings.Contains(text, m) })
 }
 
-func (c *comparison) maps(path string, old, new map[string]any) {
+// secretTexts are the values of Secrets in the forms in which they may be quoted elsewhere, in an annotation for example.
+func secretTexts(secrets ...*unstructured.Unstructured) []string {
+	out := []string{} // not nil: that says that nothing is masked
+	for _, u := range secrets {
+		for _, field := range []string{"data", "stringData"} {
+			values, _ := u.Object[field].(map[string]any)
+			for _, v := range values {
+				text, _ := v.(string)
+				plain, _ := base64.StdEncoding.DecodeString(text)
+				for _, t := range []string{text, strings.Trim(compact(string(plain)), `"`)} {
+					if len(t) >= 4 { // less than that is in every other word
+						out = append(out, t)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (c *comparison) maps(s spot, old, new map[string]any) {
 	keys := slices.Collect(maps.Keys(old))
 	for k := range new {
 		if _, both := old[k]; !both {
@@ -123,44 +174,49 @@ func (c *comparison) maps(path string, old, new map[string]any) {
 	}
 	slices.Sort(keys)
 	for _, k := range keys {
-		c.value(path+step(k), old[k], new[k])
+		c.value(s.field(k), old[k], new[k])
 	}
 }
 
 // step is a key as a part of a path; one with dots is quoted.
 func step(key string) string {
-	if strings.ContainsAny(key, "./[]") {
+	if strings.ContainsAny(key, "./[]") || key != printable(key) {
 		return fmt.Sprintf("[%q]", key)
 	}
 	return "." + key
 }
 
-func (c *comparison) lists(path string, old, new []any) {
-	key := mergeKey(old, new)
-	if key == "" {
-		if !reflect.DeepEqual(old, new) {
-			c.byIndex(path, old, new)
-		}
+func (c *comparison) lists(s spot, old, new []any) {
+	if asSet(s.path, old, new) {
+		c.sets(s, old, new)
 		return
 	}
-	at := map[any]any{}
+	key := mergeKey(s.path, old, new)
+	if key == nil {
+		c.byIndex(s, old, new)
+		return
+	}
+	label := key.labels(old, new)
+	at := map[string]any{}
 	for _, item := range new {
-		at[item.(map[string]any)[key]] = item
+		at[key.of(item)] = item
 	}
 	for _, item := range old {
-		k := item.(map[string]any)[key]
-		c.value(fmt.Sprintf("%s[%s=%v]", path, key, k), item, at[k])
+		k := key.of(item)
+		c.value(s.item("["+label(item)+"]", item), item, at[k])
 		delete(at, k)
 	}
 	for _, item := range new {
-		k := item.(map[string]any)[key]
-		if _, left := at[k]; left {
-			c.add(fmt.Sprintf("%s[%s=%v]", path, key, k), nil, item)
+		if _, left := at[key.of(item)]; left {
+			c.value(s.item("["+label(item)+"]", item), nil, item)
 		}
+	}
+	if before, after := inOrder(key, old, new), inOrder(key, new, old); ordered(s.path, old, new) && !slices.Equal(before, after) {
+		c.add(s.below("[order]"), toAny(before), toAny(after))
 	}
 }
 
-func (c *comparison) byIndex(path string, old, new []any) {
+func (c *comparison) byIndex(s spot, old, new []any) {
 	for i := range max(len(old), len(new)) {
 		var o, n any
 		if i < len(old) {
@@ -169,43 +225,28 @@ func (c *comparison) byIndex(path string, old, new []any) {
 		if i < len(new) {
 			n = new[i]
 		}
-		c.value(fmt.Sprintf("%s[%d]", path, i), o, n)
+		c.value(s.below(fmt.Sprintf("[%d]", i)), o, n)
 	}
 }
 
-// mergeKeys are the fields by which Kubernetes tells list items apart, in the order in which they are tried.
-var mergeKeys = []string{"name", "containerPort", "port", "mountPath", "key", "ip", "type", "topologyKey"}
-
-// mergeKey is the field that every item of both lists has and that no two of one list share.
-func mergeKey(lists ...[]any) string {
-	for _, key := range mergeKeys {
-		if slices.IndexFunc(lists, func(l []any) bool { return !keyed(l, key) }) < 0 && len(lists[0])+len(lists[1]) > 0 {
-			return key
+// sets compares lists of which the order means nothing.
+func (c *comparison) sets(s spot, old, new []any) {
+	for _, v := range old {
+		if !slices.Contains(new, v) {
+			c.add(s.item(printable(fmt.Sprintf("[=%v]", v)), v), v, nil)
 		}
 	}
-	return ""
+	for _, v := range new {
+		if !slices.Contains(old, v) {
+			c.add(s.item(printable(fmt.Sprintf("[=%v]", v)), v), nil, v)
+		}
+	}
 }
 
-func keyed(list []any, key string) bool {
-	seen := map[any]bool{}
-	for _, item := range list {
-		m, ok := item.(map[string]any)
-		if !ok {
-			return false
-		}
-		v, ok := m[key]
-		if !ok || seen[v] || !scalar(v) {
-			return false
-		}
-		seen[v] = true
+func toAny(texts []string) []any {
+	out := make([]any, len(texts))
+	for i, t := range texts {
+		out[i] = t
 	}
-	return true
-}
-
-func scalar(v any) bool {
-	switch v.(type) {
-	case string, int64, float64, bool:
-		return true
-	}
-	return false
+	return out
 }

@@ -26,6 +26,19 @@ var controllers = map[string]bool{
 // ForeignFields reads from managedFields what managers other than ours own alone: fields that somebody added. Fields
 // of subresources (status, scale) and those of Kubernetes' own controllers are not told.
 func ForeignFields(live *unstructured.Unstructured, ours string) []Foreign {
+	return foreign(live, ours, func(fieldpath.Path) bool { return true })
+}
+
+// AddedFields are the foreign fields that the desired object does not declare: what others have added to it, without what
+// they have changed in it.
+func AddedFields(live, desired *unstructured.Unstructured, ours string) []Foreign {
+	return foreign(live, ours, func(p fieldpath.Path) bool {
+		_, declared := lookup(desired.Object, p)
+		return !declared
+	})
+}
+
+func foreign(live *unstructured.Unstructured, ours string, keep func(fieldpath.Path) bool) []Foreign {
 	own := fieldpath.NewSet()
 	for _, m := range live.GetManagedFields() {
 		if m.Manager == ours && m.Operation == metav1.ManagedFieldsOperationApply {
@@ -43,7 +56,7 @@ func ForeignFields(live *unstructured.Unstructured, ours string) []Foreign {
 		if set == nil {
 			continue
 		}
-		f := Foreign{Manager: m.Manager, Fields: paths(set.Difference(own))}
+		f := Foreign{Manager: m.Manager, Fields: paths(set.Difference(own), keep)}
 		if m.Time != nil {
 			f.Time = m.Time.Time
 		}
@@ -66,9 +79,13 @@ func fieldSet(m metav1.ManagedFieldsEntry) *fieldpath.Set {
 	return s
 }
 
-func paths(s *fieldpath.Set) []string {
+func paths(s *fieldpath.Set, keep func(fieldpath.Path) bool) []string {
 	var out []string
-	s.Leaves().Iterate(func(p fieldpath.Path) { out = append(out, p.String()) })
+	s.Leaves().Iterate(func(p fieldpath.Path) {
+		if keep(p) {
+			out = append(out, p.String())
+		}
+	})
 	slices.Sort(out)
 	return slices.Compact(out)
 }

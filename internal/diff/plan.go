@@ -59,10 +59,16 @@ type Change struct {
 	Action   Action
 	Fields   []Field // of an update, by path
 	Deferred string  // why the API could not be asked beforehand; empty: it was
+	Replaces bool    // of a create: one of the same name goes before
 }
 
 // Plan is what a revision does, ordered by Ref.
-type Plan struct{ Changes []Change }
+type Plan struct {
+	Application string   // namespace/name; empty where the reader knows
+	Revision    string   // a commit, or what people call what was rendered
+	Notes       []string // what else to know before going on
+	Changes     []Change
+}
 
 // Empty says that nothing would be written.
 func (p Plan) Empty() bool {
@@ -99,23 +105,60 @@ func (p Plan) Summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// String is the plan as text: a line for each object that changes, below it a line for each field.
-func (p Plan) String() string {
-	var b strings.Builder
-	sign := map[Action]string{Create: "+", Update: "~", Prune: "-"}
+// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, and Jobs, which run.
+func (p Plan) Irreversible() []string {
+	var out []string
 	for _, c := range p.Changes {
-		if c.Action == Unchanged {
-			continue
-		}
-		fmt.Fprintf(&b, "%s %s", sign[c.Action], c.Ref)
-		if c.Deferred != "" {
-			fmt.Fprintf(&b, "  (not proven: %s)", c.Deferred)
-		}
-		b.WriteByte('\n')
-		for _, f := range c.Fields {
-			fmt.Fprintf(&b, "    %s\n", f)
+		isJob := c.Ref.Group == "batch" && c.Ref.Kind == "Job"
+		switch {
+		case c.Action == Prune:
+			out = append(out, c.Ref.String()+" is deleted")
+		case c.Replaces:
+			out = append(out, c.Ref.String()+" is replaced")
+		case c.Action == Create && isJob:
+			out = append(out, c.Ref.String()+" runs")
 		}
 	}
-	fmt.Fprintf(&b, "%s\n", p.Summary())
-	return b.String()
+	return out
+}
+
+// Map returns the plan with f done to every text of a value and to every note: f takes out what must not be said.
+func (p Plan) Map(f func(string) string) Plan {
+	p.Notes, p.Changes = slices.Clone(p.Notes), slices.Clone(p.Changes)
+	for i, n := range p.Notes {
+		p.Notes[i] = f(n)
+	}
+	for i := range p.Changes {
+		c := &p.Changes[i]
+		c.Fields = mapFields(c.Fields, f)
+	}
+	return p
+}
+
+func mapFields(fields []Field, f func(string) string) []Field {
+	fields = slices.Clone(fields)
+	for i := range fields {
+		fields[i].Old, fields[i].New = mapTexts(fields[i].Old, f), mapTexts(fields[i].New, f)
+	}
+	return fields
+}
+
+func mapTexts(v any, f func(string) string) any {
+	switch v := v.(type) {
+	case string:
+		return f(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = mapTexts(v[i], f)
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			out[k] = mapTexts(v[k], f)
+		}
+		return out
+	}
+	return v
 }

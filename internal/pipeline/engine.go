@@ -110,6 +110,8 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func newEngine(cfg Config) (*Engine, error) {
+	cfg.Client = rest.CopyConfig(cfg.Client)
+	cfg.Client.QPS, cfg.Client.Burst = -1, 0 // the API's own fairness limits us
 	kube, err := kubernetes.NewForConfig(cfg.Client)
 	if err != nil {
 		return nil, fmt.Errorf("build client of the engine: %w", err)
@@ -214,7 +216,6 @@ func (e *Engine) dynamicAs(user string) (dynamic.Interface, error) {
 		return d, nil
 	}
 	cfg := rest.CopyConfig(e.cfg.Client)
-	cfg.QPS, cfg.Burst = -1, 0 // the API's own fairness limits us
 	cfg.Impersonate.UserName = user
 	d, err := dynamic.NewForConfig(cfg)
 	if err != nil {

@@ -170,7 +170,7 @@ func driftOf(p *apply.Proof, desired []apply.Object, ours bool) []v1alpha1.Drift
 		if live == nil || o.GroupVersionKind().Group == v1alpha1.GroupVersion.Group {
 			continue
 		}
-		for _, f := range diff.ForeignFields(live, v1alpha1.FieldManager) {
+		for _, f := range diff.AddedFields(live, o.Unstructured, v1alpha1.FieldManager) {
 			at := metav1.NewTime(f.Time)
 			out = append(out, v1alpha1.Drift{Object: referenceOf(apply.Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version}),
 				Manager: f.Manager, Fields: f.Fields, Time: &at})

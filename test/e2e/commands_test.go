@@ -11,7 +11,8 @@ import (
 
 // Every command has help with an example; completion exists for each shell; unknown ones are refused.
 func TestHelp(t *testing.T) {
-	for _, command := range []string{"up", "down", "uninstall", "service", "status", "sync", "suspend", "resume", "render", "image load"} {
+	for _, command := range []string{"up", "down", "uninstall", "service", "status", "sync", "suspend", "resume", "plan", "drift", "history", "rollback", "audit verify",
+		"audit export", "render", "image load"} {
 		out, code := output(exec.Command(gitopsd, append(strings.Fields(command), "--help")...))
 		if code != 0 || !strings.Contains(out, "Examples:") || !strings.Contains(out, "gitopsd "+strings.Fields(command)[0]) {
 			t.Errorf("%s --help: exit code %d\n%s", command, code, out)

@@ -1,0 +1,23 @@
+package source
+
+import "strings"
+
+// Find returns the commits of a repository that the mirror has and whose hashes begin with prefix, the one used last
+// first. It asks nobody.
+func (s *Store) Find(spec Spec, prefix string) ([]string, error) {
+	a, err := parseAddress(spec.URL, false)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.mirror(a)
+	if err != nil {
+		return nil, classify(s.ctx, a.String(), err)
+	}
+	var out []string
+	for _, h := range m.marked() {
+		if strings.HasPrefix(h.String(), prefix) {
+			out = append(out, h.String())
+		}
+	}
+	return out, nil
+}
