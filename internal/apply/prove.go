@@ -105,7 +105,9 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 		slices.SortFunc(refusals, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		return nil, errors.Join(refusals...)
 	}
-	p.planPrune(r)
+	if err := t.planPrune(ctx, p, r); err != nil {
+		return nil, err
+	}
 	for _, c := range p.changes {
 		p.Plan.Changes = append(p.Plan.Changes, c)
 	}
@@ -127,13 +129,21 @@ func (p *Proof) note(r diff.Ref, a answer) {
 	}
 }
 
-// planPrune finds what the Application held and the revision does not name.
-func (p *Proof) planPrune(r Revision) {
+// planPrune finds what the Application held and the revision does not name, but for objects that ask to stay.
+func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 	if !r.Prune {
-		return
+		return nil
 	}
+	var errs []error
 	for _, h := range r.Held {
 		if _, wanted := p.changes[h.Ref]; wanted {
+			continue
+		}
+		stays, err := t.stays(ctx, h, r.Live)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read %s, which left the revision: %w", h.Ref, err))
+		}
+		if err != nil || stays {
 			continue
 		}
 		p.prune = append(p.prune, h)
@@ -141,6 +151,31 @@ func (p *Proof) planPrune(r Revision) {
 			p.Plan.Changes = append(p.Plan.Changes, diff.Change{Ref: h.Ref, Action: diff.Prune})
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// KeepAnnotation on a live object, with the value never, keeps it when it leaves the repository.
+const KeepAnnotation = "gitopsd.io/prune"
+
+func (t Target) stays(ctx context.Context, h Held, watched func(Object) *unstructured.Unstructured) (bool, error) {
+	u := &unstructured.Unstructured{Object: map[string]any{}}
+	u.SetGroupVersionKind(h.Ref.GroupKind().WithVersion(h.Version))
+	u.SetNamespace(h.Ref.Namespace)
+	u.SetName(h.Ref.Name)
+	live := watched(Object{Unstructured: u})
+	if live == nil {
+		m, err := t.mapping(h.Ref.GroupKind(), h.Version)
+		if meta.IsNoMatchError(err) {
+			return false, nil
+		}
+		if err == nil {
+			live, err = t.get(ctx, m, h.Ref)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return live != nil && live.GetAnnotations()[KeepAnnotation] == "never", nil
 }
 
 // provisions are the namespaces and kinds that the revision itself brings.

@@ -110,8 +110,7 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func newEngine(cfg Config) (*Engine, error) {
-	cfg.Client = rest.CopyConfig(cfg.Client)
-	cfg.Client.QPS, cfg.Client.Burst = -1, 0 // the API's own fairness limits us
+	cfg.Client = unlimited(cfg.Client)
 	kube, err := kubernetes.NewForConfig(cfg.Client)
 	if err != nil {
 		return nil, fmt.Errorf("build client of the engine: %w", err)
@@ -130,6 +129,13 @@ func newEngine(cfg Config) (*Engine, error) {
 	}
 	_, err = e.dynamicAs("")
 	return e, err
+}
+
+// unlimited is a client's configuration without a limit of its own: the API's fairness limits us.
+func unlimited(cfg *rest.Config) *rest.Config {
+	cfg = rest.CopyConfig(cfg)
+	cfg.QPS, cfg.Burst = -1, 0
+	return cfg
 }
 
 // next takes one Application from the queue; false when the engine stops.

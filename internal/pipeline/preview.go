@@ -28,6 +28,7 @@ type Preview struct {
 
 // NewPreview looks with a client that may read and impersonate. All are the Applications of the instance.
 func NewPreview(cfg *rest.Config, all []v1alpha1.Application) (*Preview, error) {
+	cfg = unlimited(cfg)
 	kube, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("build client: %w", err)

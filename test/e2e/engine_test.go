@@ -213,6 +213,12 @@ func TestPrune(t *testing.T) {
 	}
 	a.repo.revert(t)
 	a.await(t)
+	i.mustKubectl(t, "-n", a.namespace, "annotate", "configmap", "a", "gitopsd.io/prune=never")
+	a.repo.commit(t, "without a", map[string]string{"a.yaml": ""})
+	a.await(t)
+	if _, err := i.kube.CoreV1().ConfigMaps(a.namespace).Get(ctx(t), "a", metav1.GetOptions{}); err != nil {
+		t.Errorf("a was pruned although it is never to be: %v", err)
+	}
 	a.patch(t, `{"spec":{"sync":{"prune":false}}}`)
 	a.repo.commit(t, "without c", map[string]string{"c.yaml": ""})
 	a.await(t)
