@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
@@ -91,7 +92,7 @@ func (a archive) write(dir, final string, m Manifest) error {
 	if err := extract(tar.NewReader(z), tmp, m); err != nil {
 		return err
 	}
-	if err := syncDir(tmp); err != nil {
+	if err := durable.SyncDir(tmp); err != nil {
 		return err
 	}
 	// A folder that somebody damaged: its programs may run, so it is moved away and left to removeUnused.
@@ -103,7 +104,7 @@ func (a archive) write(dir, final string, m Manifest) error {
 	if err := os.Rename(tmp, final); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // extract writes the entries of r into dir and compares them with the manifest: nothing more, nothing less, nothing else.
@@ -160,15 +161,6 @@ func writeProgram(path string, r io.Reader) (sum string, err error) {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), f.Sync()
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // removeUnused removes the folders of dir that no process runs from, but for keep.

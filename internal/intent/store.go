@@ -1,7 +1,6 @@
 package intent
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -9,12 +8,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/gitopsd/gitopsd/internal/durable"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -60,7 +59,7 @@ func loadKey(path string) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		key = make([]byte, 32)
 		_, _ = rand.Read(key) // never fails
-		return key, writeDurably(path, key)
+		return key, durable.WriteFile(path, key, 0o600)
 	}
 	if err == nil && len(key) != 32 {
 		err = fmt.Errorf("%s holds no key of 32 bytes; restore it from a backup, or remove the folder: what can be rolled back to is lost then", path)
@@ -79,7 +78,7 @@ func (f *Files) Put(owner string, content []byte) (name string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("keep revision: %w", err)
 	}
-	if err := writeDurably(path, f.seal.Seal(nil, nil, f.zip.EncodeAll(content, nil), []byte(name))); err != nil {
+	if err := durable.WriteFile(path, f.seal.Seal(nil, nil, f.zip.EncodeAll(content, nil), []byte(name)), 0o600); err != nil {
 		return "", fmt.Errorf("keep revision: %w", err)
 	}
 	return name, nil
@@ -126,25 +125,3 @@ func (f *Files) Keep(owner string, named map[string]bool) error {
 
 // Drop removes all contents of an owner.
 func (f *Files) Drop(owner string) error { return os.RemoveAll(filepath.Join(f.dir, owner)) }
-
-// writeDurably writes a file whole or not at all: temporary, synced, renamed, the folder synced.
-func writeDurably(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = io.Copy(tmp, bytes.NewReader(data))
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/gitopsd/gitopsd/internal/durable"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,7 +61,7 @@ func (d *failingDisk) SyncDir(path string) error {
 	if d.fails() {
 		return errBroken
 	}
-	return syncDir(path)
+	return durable.SyncDir(path)
 }
 
 type failingFile struct {

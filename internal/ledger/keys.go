@@ -15,6 +15,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 const (
@@ -52,7 +54,7 @@ func makeKeys(dir string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = writeDurably(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	err = durable.WriteFile(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make key of ledger: %w", err)
 	}
@@ -74,7 +76,7 @@ func writePublicKey(dir string, key ed25519.PublicKey) error {
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
+	if err := durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
 		return fmt.Errorf("write public key of ledger: %w", err)
 	}
 	return nil
@@ -126,30 +128,4 @@ func (l *Ledger) Keyed(content []byte) string {
 
 func deriveHashKey(key ed25519.PrivateKey) ([]byte, error) {
 	return hkdf.Key(sha256.New, key.Seed(), nil, "gitopsd ledger keyed hash v1", sha256.Size)
-}
-
-// writeDurably writes a file whole or not at all: temporary, synced, renamed, the folder synced.
-func writeDurably(path string, data []byte, mode fs.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

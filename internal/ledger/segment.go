@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // segment is one file of a ledger. Its first line is a checkpoint.
@@ -70,7 +72,7 @@ func (realDisk) Open(path string, flag int) (file, error) {
 	return f, nil
 }
 func (realDisk) Remove(path string) error  { return os.Remove(path) }
-func (realDisk) SyncDir(path string) error { return syncDir(path) }
+func (realDisk) SyncDir(path string) error { return durable.SyncDir(path) }
 
 // rotate begins the next segment with a checkpoint of the current one, and then drops the segments that are too old. Nothing is appended
 // to the old segment once this was tried: a new file that a failure left behind would stand in the way of its lines.
