@@ -38,12 +38,12 @@ var instance = []string{"--data-dir", dataDir, "--node-name", "demo", "--api-por
 	"--service-cidr", "10.53.0.0/16", "--bridge", "gitopsd-demo", "--nft-table", "gitopsd-demo", "--cgroup-parent", "/gitopsd-demo"}
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if len(os.Args) == 3 && os.Args[1] == "registry" {
+	if len(os.Args) == 3 && os.Args[1] == "registry" { // ends by SIGTERM, so nothing may catch that
 		must(serveRegistry(os.Args[2]))
 		return
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	if err := demo(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		if b, readErr := os.ReadFile(logFile); readErr == nil {
@@ -289,7 +289,8 @@ func detach(log, program string, args ...string) (pid int, err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	return cmd.Process.Pid, cmd.Process.Release()
+	pid = cmd.Process.Pid // Release forgets it
+	return pid, cmd.Process.Release()
 }
 
 // cleanUp takes away what this or an earlier demo has made.
