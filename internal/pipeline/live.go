@@ -2,11 +2,13 @@ package pipeline
 
 import (
 	"context"
+	"reflect"
 	"sync"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/diff"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -77,13 +79,26 @@ func (l *live) start(gvk schema.GroupVersionKind) cache.SharedIndexInformer {
 		}
 	}
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: notify, DeleteFunc: notify, UpdateFunc: func(_, new any) { notify(new) },
+		AddFunc: notify, DeleteFunc: notify, UpdateFunc: func(old, new any) {
+			if !statusOfAnApplication(old, new) {
+				notify(new)
+			}
+		},
 	}); err != nil {
 		return nil
 	}
 	l.kinds[gvk] = informer
 	l.all.Go(func() { informer.RunWithContext(l.ctx) })
 	return informer
+}
+
+// statusOfAnApplication says that an Application below another one changed, and its status alone: it answers for itself,
+// and a parent of a thousand would be looked at for each step of each.
+func statusOfAnApplication(old, new any) bool {
+	o, okOld := old.(*unstructured.Unstructured)
+	n, okNew := new.(*unstructured.Unstructured)
+	return okOld && okNew && n.GroupVersionKind().Group == v1alpha1.GroupVersion.Group &&
+		o.GetUID() == n.GetUID() && n.GetDeletionTimestamp() == nil && reflect.DeepEqual(diff.Declared(o), diff.Declared(n))
 }
 
 // get is the object as the watch last saw it, or nil.
