@@ -33,12 +33,9 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
 	images := proof.Images(c.objects)
+	var before []apply.Image
 	if from != nil {
-		before, err := t.images(from)
-		if err == nil {
-			err = t.sealed(from, intent.Superseded, t.app.Status.AppliedRevision, touched(before, "created", "changed"))
-		}
-		if err != nil {
+		if before, err = t.images(from); err != nil {
 			return failed(retry, reasonStore, err)
 		}
 		images, in.Interruptions = apply.Union(before, images), from.Interruptions+1
@@ -54,6 +51,11 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	st.Phase, st.Reason, st.Message = v1alpha1.Applying, reasonSyncing, proof.Plan.Summary()
 	if err := t.write(ctx, t.app, t.w); err != nil {
 		return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
+	}
+	if from != nil { // only now: had the write failed, the older one would go on
+		if err := t.sealed(from, intent.Superseded, st.AppliedRevision, touched(before, "created", "changed")); err != nil {
+			t.cfg.Log.Warn("an end is missing in the ledger", "app", keyOf(t.app), "intent", from.ID, "err", err)
+		}
 	}
 	t.w.started = time.Now()
 	return t.carryOn(ctx, c.objects, proof)

@@ -15,7 +15,11 @@ import (
 // undoing brings back what the intent has touched.
 func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 	st := &t.app.Status
-	left, base, err := t.undo(ctx, in)
+	images, err := t.images(in)
+	if err != nil {
+		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
+	}
+	left, base, err := t.undo(ctx, images)
 	if err != nil {
 		if ctx.Err() == nil && !apply.Transient(err) {
 			in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Stuck, t.policy()))
@@ -23,11 +27,7 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonUndo, fmt.Sprintf("%s: %s; undoing it: %s", in.Reason, in.Message, err)}
 	}
 	end := intent.Next(intent.Phase(in.Phase), intent.Undone, t.policy())
-	images, err := t.images(in)
-	if err == nil {
-		err = t.sealed(in, end, st.AppliedRevision, touched(images, "deleted", "restored"))
-	}
-	if err != nil {
+	if err := t.sealed(in, end, st.AppliedRevision, touched(images, "deleted", "restored")); err != nil {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
 	}
 	st.Inventory, st.Intent = inventoryOf(apply.Restored(base, heldOf(st.Inventory))), nil
@@ -44,11 +44,7 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 }
 
 // undo writes the base back and asks the API whether that is what it has.
-func (t *turn) undo(ctx context.Context, in *v1alpha1.Intent) (left []apply.Held, base []apply.Object, err error) {
-	images, err := t.images(in)
-	if err != nil {
-		return nil, nil, err
-	}
+func (t *turn) undo(ctx context.Context, images []apply.Image) (left []apply.Held, base []apply.Object, err error) {
 	if r := t.app.Status.AppliedRevision; r != nil {
 		if base, err = t.contentOf(*r); err != nil {
 			return nil, nil, err
