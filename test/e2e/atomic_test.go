@@ -117,18 +117,29 @@ func (a *app) checkHealingOf(t testing.TB, name string) {
 // With onFailure: Hold it stays as it is and says what is unhealthy; health that comes late, or a newer commit, ends that.
 func TestHold(t *testing.T) {
 	i := shared(t)
-	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(3*time.Second),
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "gone.yaml": configMap("gone", "k", "one")}, withTimeout(3*time.Second),
 		func(app *v1alpha1.Application) { app.Spec.Sync.OnFailure = v1alpha1.Hold })
 	a.await(t)
+	both := map[string]string{"a": "two", "b": "two"}
 	bad := a.repo.commit(t, "bad", map[string]string{"web.yaml": brokenImage(""), "a.yaml": configMap("a", "k", "two"), "b.yaml": configMap("b", "k", "two")})
 	st := a.awaitCommit(t, bad, v1alpha1.Held).Status
 	if st.AppliedRevision.Commit == bad || !strings.Contains(st.Message, "Deployment") {
 		t.Errorf("status: %+v", st)
 	}
-	checkMaps(t, i, a.namespace, map[string]string{"a": "two", "b": "two"})
-	a.repo.commit(t, "mended", map[string]string{"web.yaml": goodImage("")})
+	checkMaps(t, i, a.namespace, map[string]string{"a": "two", "b": "two", "gone": "one"})
+	a.repo.commit(t, "mended", map[string]string{"web.yaml": goodImage(""), "gone.yaml": ""})
 	a.await(t)
-	checkMaps(t, i, a.namespace, map[string]string{"a": "two", "b": "two"})
+	checkMaps(t, i, a.namespace, both)
+
+	// No node is what this one asks for, until one is.
+	picky := strings.Replace(goodImage(""), "spec: {terminationGracePeriodSeconds", `spec: {nodeSelector: {"gitopsd.io/e2e": late}, terminationGracePeriodSeconds`, 1)
+	late := a.repo.commit(t, "waits for a node", map[string]string{"web.yaml": picky, "b.yaml": ""})
+	a.awaitCommit(t, late, v1alpha1.Held)
+	checkMaps(t, i, a.namespace, both) // nothing is pruned while it is held
+	i.mustKubectl(t, "label", "nodes", "--all", "gitopsd.io/e2e=late")
+	t.Cleanup(func() { i.kubectl("label", "nodes", "--all", "gitopsd.io/e2e-") })
+	a.await(t)
+	checkMaps(t, i, a.namespace, map[string]string{"a": "two"})
 }
 
 // What the dry-run cannot know, a quota that adds up, refuses an object in the middle: everything goes back.

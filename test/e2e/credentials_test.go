@@ -1,23 +1,17 @@
 package e2e
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
-	"golang.org/x/crypto/ssh"
+	"github.com/gitopsd/gitopsd/internal/source/sourcetest"
 	"golang.org/x/crypto/ssh/knownhosts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,10 +85,11 @@ func TestWrongCredentials(t *testing.T) {
 func TestSSH(t *testing.T) {
 	i := shared(t)
 	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "one")})
-	public, identity := newSSHKey(t)
-	host, _ := newSSHKey(t)
-	server := newSSHServer(t, filepath.Dir(r.dir), public.PublicKey())
-	url := "ssh://git@" + server.address() + "/" + filepath.Base(r.dir)
+	public, key := sourcetest.NewKey(t)
+	identity := string(key)
+	host, _ := sourcetest.NewKey(t)
+	server := sourcetest.NewSSHServer(t, filepath.Dir(r.dir), public.PublicKey())
+	url := "ssh://git@" + server.Addr() + "/" + filepath.Base(r.dir)
 	follow := func(t *testing.T, knownHosts string) *app {
 		a := &app{i, nameOf(t), nameOf(t), r}
 		i.namespace(t, a.namespace)
@@ -106,7 +101,7 @@ func TestSSH(t *testing.T) {
 		return a
 	}
 	t.Run("sync", func(t *testing.T) {
-		a := follow(t, knownhosts.Line([]string{knownhosts.Normalize(server.address())}, server.host.PublicKey()))
+		a := follow(t, string(server.Known()))
 		a.await(t)
 		i.awaitConfigMap(t, a.namespace, "c", "one")
 		r.commit(t, "two", map[string]string{"c.yaml": configMap("c", "k", "two")})
@@ -114,10 +109,10 @@ func TestSSH(t *testing.T) {
 		i.awaitConfigMap(t, a.namespace, "c", "two")
 		i.checkHidden(t, a.namespace+"/"+a.name, strings.Split(identity, "\n")[4]) // the line with the private half
 	})
-	name, port, _ := net.SplitHostPort(server.address())
+	name, port, _ := net.SplitHostPort(server.Addr())
 	for what, c := range map[string]struct{ knownHosts, says string }{
 		"unknown host":   {"", fmt.Sprintf("the host key of %q is not known", name)},
-		"other host key": {knownhosts.Line([]string{knownhosts.Normalize(server.address())}, host.PublicKey()), fmt.Sprintf("the host key of %q is not the one in known_hosts", name)},
+		"other host key": {knownhosts.Line([]string{knownhosts.Normalize(server.Addr())}, host.PublicKey()), fmt.Sprintf("the host key of %q is not the one in known_hosts", name)},
 	} {
 		t.Run(what, func(t *testing.T) {
 			a := follow(t, c.knownHosts)
@@ -147,107 +142,4 @@ func (i *instance) secret(t testing.TB, namespace, name string, kind corev1.Secr
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// sshServer runs git-upload-pack for whoever shows the right key, as a Git host does.
-type sshServer struct {
-	listener net.Listener
-	config   *ssh.ServerConfig
-	host     ssh.Signer
-	root     string
-	conns    sync.WaitGroup
-}
-
-func newSSHKey(t testing.TB) (ssh.Signer, string) {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(key, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer, string(pem.EncodeToMemory(block))
-}
-
-func newSSHServer(t testing.TB, root string, client ssh.PublicKey) *sshServer {
-	t.Helper()
-	host, _ := newSSHKey(t)
-	s := &sshServer{host: host, root: root}
-	s.config = &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		if string(key.Marshal()) != string(client.Marshal()) {
-			return nil, errors.New("who are you")
-		}
-		return nil, nil
-	}}
-	s.config.AddHostKey(host)
-	var err error
-	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	s.conns.Go(s.serve)
-	t.Cleanup(func() { s.listener.Close(); s.conns.Wait() })
-	return s
-}
-
-func (s *sshServer) address() string { return s.listener.Addr().String() }
-
-func (s *sshServer) serve() {
-	for {
-		conn, err := s.listener.Accept()
-		if err != nil {
-			return
-		}
-		s.conns.Go(func() { s.handle(conn) })
-	}
-}
-
-// handle runs the one command that a client asks for.
-func (s *sshServer) handle(conn net.Conn) {
-	defer conn.Close()
-	_, channels, requests, err := ssh.NewServerConn(conn, s.config)
-	if err != nil {
-		return
-	}
-	go ssh.DiscardRequests(requests)
-	for c := range channels {
-		ch, reqs, err := c.Accept()
-		if err != nil {
-			return
-		}
-		for r := range reqs {
-			_ = r.Reply(r.Type == "exec", nil)
-			if r.Type == "exec" {
-				s.git(ch, string(r.Payload[4:]))
-				break
-			}
-		}
-		ch.Close()
-	}
-}
-
-func (s *sshServer) git(ch ssh.Channel, command string) {
-	path, ok := strings.CutPrefix(command, "git-upload-pack '")
-	if !ok || strings.Contains(path, "..") {
-		fmt.Fprintln(ch.Stderr(), "command refused")
-		return
-	}
-	cmd := exec.Command("git-upload-pack", filepath.Join(s.root, strings.TrimSuffix(path, "'")))
-	cmd.Env = []string{"PATH=/usr/bin:/bin:/usr/lib/git-core", "HOME=/nonexistent", "GIT_CONFIG_NOSYSTEM=1"}
-	cmd.Stdout, cmd.Stderr = ch, ch.Stderr()
-	stdin, err := cmd.StdinPipe() // and not cmd.Stdin, as a client that waits for an answer does not close its side
-	if err != nil {
-		return
-	}
-	go func() { _, _ = io.Copy(stdin, ch); stdin.Close() }()
-	status := uint32(0)
-	if cmd.Run() != nil {
-		status = 1
-	}
-	_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 }
