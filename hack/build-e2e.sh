@@ -5,3 +5,4 @@ cd "$(dirname "$0")/.."
 hack/build-bundle.sh
 RACE=1 OUT=build/bundle-race PACK=0 hack/build-bundle.sh
 go build -race -o build/gitopsd-race ./cmd/gitopsd
+go build -race -o build/plaincluster-race ./test/plaincluster
