@@ -118,6 +118,9 @@ type Revision struct {
 type Intent struct {
 	// ID is the intent's own, never used again.
 	ID string `json:"id"`
+	// Epoch is the turn of the process that began it, or took it over last: only that one may carry on with it.
+	// +optional
+	Epoch int64 `json:"epoch,omitempty"`
 	// Phase of the intent: Applying, Verifying, Pruning, Undoing, Held or Incomplete.
 	Phase string `json:"phase"`
 	// Revision that is to be, and the content by which it is kept.

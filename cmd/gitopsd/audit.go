@@ -14,7 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/gitopsd/gitopsd/internal/daemon"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/overview"
 	"github.com/spf13/cobra"
@@ -31,7 +30,8 @@ chained to the one before. None of these commands needs a running gitopsd.`,
 }
 
 func auditVerifyCommand() *cobra.Command {
-	var dataDir, keyFile, head string
+	var b book
+	var keyFile, head string
 	cmd := &cobra.Command{
 		Use: "verify [FILE | DIR | -]", Short: "Look for changed, missing and reordered entries",
 		Long: `Look for changed, missing and reordered entries: in the ledger of an instance, a copy of it, one of its files, or an export.
@@ -47,22 +47,28 @@ Exit code 0: it is whole. 1: it is not, and the message names the first place.`,
   gitopsd audit export | gitopsd audit verify -`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			line, err := auditVerify(cmd.InOrStdin(), ledgerDir(dataDir), args, keyFile, head)
-			if err != nil {
-				return err
+			if len(args) == 1 {
+				return auditVerify(cmd, b.dir(), args, keyFile, head)
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), line)
-			return nil
+			return b.open(cmd.Context(), func(dir string) error { return auditVerify(cmd, dir, args, keyFile, head) })
 		},
 	}
-	cmd.Flags().StringVar(&dataDir, "data-dir", daemon.DefaultDataDir, "data directory of the instance")
+	b.addFlags(cmd)
 	cmd.Flags().StringVar(&keyFile, "public-key", "", "public key in PEM (default the one beside the ledger)")
 	cmd.Flags().StringVar(&head, "head", "", "head that was kept elsewhere: NUMBER:HASH or HASH")
 	return cmd
 }
 
-// auditVerify returns the one line that says what was proven.
-func auditVerify(in io.Reader, dir string, args []string, keyFile, head string) (string, error) {
+// auditVerify prints the one line that says what was proven.
+func auditVerify(cmd *cobra.Command, dir string, args []string, keyFile, head string) error {
+	line, err := verified(cmd.InOrStdin(), dir, args, keyFile, head)
+	if err == nil {
+		fmt.Fprintln(cmd.OutOrStdout(), line)
+	}
+	return err
+}
+
+func verified(in io.Reader, dir string, args []string, keyFile, head string) (string, error) {
 	path := dir
 	if len(args) > 0 && args[0] != "-" {
 		path = args[0]
@@ -113,7 +119,8 @@ func verdict(sum ledger.Summary, key ed25519.PublicKey, head string) string {
 }
 
 func auditExportCommand() *cobra.Command {
-	var dataDir, output string
+	var b book
+	var output string
 	var which selection
 	cmd := &cobra.Command{
 		Use: "export", Short: "Print the ledger as JSON lines",
@@ -126,25 +133,28 @@ wherever it goes; of a selection, each line's hash and signature can.`,
 			if output != "jsonl" {
 				return fmt.Errorf("-o %s: there is jsonl", output)
 			}
-			w := bufio.NewWriter(cmd.OutOrStdout())
-			for e, err := range which.entries(ledgerDir(dataDir), true) {
-				if err != nil {
-					return errors.Join(w.Flush(), err)
+			return b.open(cmd.Context(), func(dir string) error {
+				w := bufio.NewWriter(cmd.OutOrStdout())
+				for e, err := range which.entries(dir, true) {
+					if err != nil {
+						return errors.Join(w.Flush(), err)
+					}
+					if _, err := fmt.Fprintf(w, "%s\n", e.Line()); err != nil {
+						return err
+					}
 				}
-				if _, err := fmt.Fprintf(w, "%s\n", e.Line()); err != nil {
-					return err
-				}
-			}
-			return w.Flush()
+				return w.Flush()
+			})
 		},
 	}
-	which.addFlags(cmd, &dataDir)
+	b.addFlags(cmd)
+	which.addFlags(cmd, &b)
 	cmd.Flags().StringVarP(&output, "output", "o", "jsonl", "jsonl")
 	return cmd
 }
 
 func auditLogCommand() *cobra.Command {
-	var dataDir string
+	var b book
 	var last int
 	var which selection
 	cmd := &cobra.Command{
@@ -152,20 +162,23 @@ func auditLogCommand() *cobra.Command {
 		Example: "  gitopsd audit log\n  gitopsd audit log --app web --since 2026-01-31 -n 100",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var shown []ledger.Entry
-			for e, err := range which.entries(ledgerDir(dataDir), false) {
-				if err != nil {
-					return err
+			return b.open(cmd.Context(), func(dir string) error {
+				var shown []ledger.Entry
+				for e, err := range which.entries(dir, false) {
+					if err != nil {
+						return err
+					}
+					if shown = append(shown, e); len(shown) > max(last, 0) && last != 0 {
+						shown = shown[1:]
+					}
 				}
-				if shown = append(shown, e); len(shown) > max(last, 0) && last != 0 {
-					shown = shown[1:]
-				}
-			}
-			fmt.Fprint(cmd.OutOrStdout(), auditLog(shown))
-			return nil
+				fmt.Fprint(cmd.OutOrStdout(), auditLog(shown))
+				return nil
+			})
 		},
 	}
-	which.addFlags(cmd, &dataDir)
+	b.addFlags(cmd)
+	which.addFlags(cmd, &b)
 	cmd.Flags().IntVarP(&last, "last", "n", 20, "how many entries, 0 for all")
 	return cmd
 }
@@ -193,19 +206,21 @@ func dash(s string) string {
 // selection is which entries a command is about.
 type selection struct{ app, since string }
 
-func (s *selection) addFlags(cmd *cobra.Command, dataDir *string) {
-	cmd.Flags().StringVar(dataDir, "data-dir", daemon.DefaultDataDir, "data directory of the instance")
+func (s *selection) addFlags(cmd *cobra.Command, b *book) {
 	cmd.Flags().StringVar(&s.app, "app", "", "entries of this Application only: NAME or NAMESPACE/NAME")
 	cmd.Flags().StringVar(&s.since, "since", "", "entries from then on: a time (2026-01-31T12:00:00Z), a day, or how long ago (24h)")
-	_ = cmd.RegisterFlagCompletionFunc("app", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	_ = cmd.RegisterFlagCompletionFunc("app", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		seen := map[string]bool{}
 		var apps []string
-		for e, err := range ledger.Read(ledgerDir(*dataDir)) {
-			if err == nil && e.App != "" && !seen[e.App] {
-				seen[e.App] = true
-				apps = append(apps, e.App)
+		_ = b.open(cmd.Context(), func(dir string) error { // what cannot be read completes nothing
+			for e, err := range ledger.Read(dir) {
+				if err == nil && e.App != "" && !seen[e.App] {
+					seen[e.App] = true
+					apps = append(apps, e.App)
+				}
 			}
-		}
+			return nil
+		})
 		return apps, cobra.ShellCompDirectiveNoFileComp
 	})
 }
@@ -247,9 +262,6 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	}
 	return time.Time{}, fmt.Errorf("--since %s: write a time (2026-01-31T12:00:00Z), a day (2026-01-31), or how long ago (24h)", s)
 }
-
-// ledgerDir is where an instance keeps its ledger.
-func ledgerDir(dataDir string) string { return filepath.Join(dataDir, "ledger") }
 
 // explainLedger says what to do about a ledger that cannot be read.
 func explainLedger(err error, path, besides string) error {

@@ -8,11 +8,8 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"golang.org/x/sync/errgroup"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
@@ -169,16 +166,16 @@ func (x *run) object(ctx context.Context, o Object) (*unstructured.Unstructured,
 	return live, nil
 }
 
-// write creates without force: an object that somebody made since the dry-run is left as it is.
+// write creates what was not there, and changes what was as it was.
 func (x *run) write(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
-	if x.p.changes[o.Ref()].Action != diff.Create {
-		return x.t.patch(ctx, m, o)
+	change, live := x.p.changes[o.Ref()], x.p.live[o.Ref()]
+	if change.Action == diff.Create {
+		return x.t.create(ctx, m, o)
 	}
-	live, err := x.t.create(ctx, m, o)
-	if apierrors.IsConflict(err) {
-		return nil, &apiMessage{"somebody made it after the dry-run, with other values; sync again to take it over", nil}
+	if err := x.t.guard(ctx, live); err != nil {
+		return nil, err
 	}
-	return live, err
+	return x.t.update(ctx, m, o, live, change)
 }
 
 // awaitGone waits for a predecessor of the same name that is being deleted: an apply onto it would succeed and vanish
@@ -263,21 +260,8 @@ func (t Target) Delete(ctx context.Context, h Held) (bool, error) {
 		return false, err
 	}
 	live, err := t.get(ctx, m, h.Ref)
-	if err != nil || live == nil || live.GetLabels()[t.Label] != t.Owner || (h.UID != "" && string(live.GetUID()) != h.UID) {
+	if still := t.heldAs(h); err != nil || live == nil || !still(live) {
 		return false, err
 	}
-	uid, background := types.UID(live.GetUID()), metav1.DeletePropagationBackground
-	err = t.resource(m, h.Ref.Namespace).Delete(ctx, h.Ref.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	return err
+	return t.delete(ctx, m, live, t.heldAs(h))
 }

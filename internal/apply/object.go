@@ -40,6 +40,9 @@ type Target struct {
 	OwnerName func(owner string) string
 	// Manager owns the declared fields.
 	Manager string
+	// Turn is the right to write; Maker is what creations are marked with.
+	Turn  Turn
+	Maker Maker
 }
 
 // mapping finds the resource of a kind; kinds that came into being since are found at the second try.

@@ -228,7 +228,7 @@ func (t Target) prove(ctx context.Context, o Object, made provisions, known *Kno
 			}
 		}
 	}
-	would, err := t.dryRun(ctx, m, o)
+	would, err := t.dryRun(ctx, m, o, live)
 	switch {
 	case live == nil && apierrors.IsNotFound(err) && made.namespaces[ref.Namespace]:
 		return deferred(nil, "its namespace is made by the same revision")
@@ -270,18 +270,9 @@ func (t Target) get(ctx context.Context, m *meta.RESTMapping, r diff.Ref) (*unst
 	return live, err
 }
 
-func (t Target) dryRun(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
-	return t.serverSideApply(ctx, m, o, true, metav1.DryRunAll)
-}
-
-// patch takes every field that is declared: Git wins over whoever set it.
-func (t Target) patch(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
-	return t.serverSideApply(ctx, m, o, true)
-}
-
-// create takes no field from anybody: a conflict says that the object is there already, with other values.
-func (t Target) create(ctx context.Context, m *meta.RESTMapping, o Object) (*unstructured.Unstructured, error) {
-	return t.serverSideApply(ctx, m, o, false)
+// dryRun asks what an apply would make of an object as it is; at is nil when it is absent.
+func (t Target) dryRun(ctx context.Context, m *meta.RESTMapping, o Object, at *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	return t.serverSideApply(ctx, m, t.with(o, at), true, metav1.DryRunAll)
 }
 
 func (t Target) serverSideApply(ctx context.Context, m *meta.RESTMapping, o Object, force bool, dryRun ...string) (*unstructured.Unstructured, error) {

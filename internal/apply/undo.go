@@ -8,9 +8,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Undoing is what an undo works with.
@@ -78,31 +76,39 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 	if err != nil {
 		return err
 	}
+	if live != nil {
+		if err := x.t.guard(ctx, live); err != nil {
+			return err
+		}
+	}
 	var taken []diff.TakenFields
 	same := live != nil && i.Object != nil && string(live.GetUID()) == i.Held.UID
 	if same {
 		taken = diff.Taken(&unstructured.Unstructured{Object: i.Object}, live, x.t.Manager)
 	}
+	now := live
 	for _, f := range taken {
 		if f.Manager != "" {
-			if err := x.giveBack(ctx, m, live, f.Manager, f.Object); err != nil {
+			if now, err = x.giveBack(ctx, m, now, f.Manager, f.Object); err != nil {
 				return err
 			}
 		}
 	}
-	now := live
 	switch {
+	case inBase && now == nil:
+		now, err = x.t.create(ctx, m, o)
 	case inBase:
-		now, err = x.t.patch(ctx, m, o)
+		now, err = x.t.patch(ctx, m, o, now, whatever)
 	case same:
-		now, err = x.release(ctx, m, live)
+		now, err = x.release(ctx, m, now)
 	}
 	if err != nil {
 		return err
 	}
 	for _, f := range taken {
 		if f.Manager == "" && !diff.Holds(now, f.Object) {
-			return x.giveBack(ctx, m, live, restorer, f.Object)
+			_, err = x.giveBack(ctx, m, now, restorer, f.Object)
+			return err
 		}
 	}
 	return nil
@@ -113,12 +119,13 @@ const restorer = "gitopsd-undo"
 
 // giveBack writes values under the name of the manager that had set them. Otherwise the fields would vanish with our
 // giving them up: a Deployment scaled to 10 would come back with 1.
-func (x *undo) giveBack(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured, manager string, fields *unstructured.Unstructured) error {
+func (x *undo) giveBack(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured, manager string, fields *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	identify(fields, live)
-	if _, err := x.t.as(manager).patch(ctx, m, Object{Unstructured: fields}); err != nil {
-		return fmt.Errorf("give fields back to %s: %w", manager, err)
+	now, err := x.t.as(manager).patch(ctx, m, Object{Unstructured: fields}, live, whatever)
+	if err != nil {
+		return nil, fmt.Errorf("give fields back to %s: %w", manager, err)
 	}
-	return nil
+	return now, nil
 }
 
 func identify(u, as *unstructured.Unstructured) {
@@ -132,8 +139,7 @@ func identify(u, as *unstructured.Unstructured) {
 func (x *undo) release(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	nothing := &unstructured.Unstructured{Object: map[string]any{}}
 	identify(nothing, live)
-	nothing.SetUID(live.GetUID()) // of this very object: an apply would make another one
-	return x.t.patch(ctx, m, Object{Unstructured: nothing})
+	return x.t.as(x.t.Manager).patch(ctx, m, Object{Unstructured: nothing}, live, whatever)
 }
 
 // remove deletes an object that was absent and is not in the base, if it is the one that was made.
@@ -152,24 +158,29 @@ func (x *undo) remove(ctx context.Context, i Image) error {
 	if err != nil || live == nil || live.GetDeletionTimestamp() != nil {
 		return err
 	}
-	if uid := x.uids[i.Held.Ref]; uid != "" && uid != string(live.GetUID()) {
-		return nil // another one of that name
-	} else if uid == "" && !diff.MadeBy(live, x.t.Manager) {
-		return nil // the answer to our create was lost, and somebody else's was first
+	if !x.made(live) {
+		return nil
 	}
 	if gk := i.Held.Ref.GroupKind(); gk == crdKind || gk == namespaceKind {
 		x.left = append(x.left, Held{Ref: i.Held.Ref, Version: i.Held.Version, UID: string(live.GetUID())})
 		return nil
 	}
-	uid, background := types.UID(live.GetUID()), metav1.DeletePropagationBackground
-	err = x.t.resource(m, i.Held.Ref.Namespace).Delete(ctx, i.Held.Ref.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background})
-	return ignoreGone(err)
+	_, err = x.t.delete(ctx, m, live, x.made)
+	return err
 }
 
-// as is the target under another field manager's name.
+// made says that a live object is the one that the intent made, and not another one of that name.
+func (x *undo) made(live *unstructured.Unstructured) bool {
+	if uid := x.uids[diff.RefOf(live)]; uid != "" {
+		return uid == string(live.GetUID())
+	}
+	// The answer to our create was lost; somebody else's may have been first.
+	return MakerOf(live).Application == x.t.Maker.Application && x.t.Maker.Application != "" || diff.MadeBy(live, x.t.Manager)
+}
+
+// as is the target under another field manager's name, which puts no marks of ours on objects.
 func (t Target) as(manager string) Target {
-	t.Manager = manager
+	t.Manager, t.Maker = manager, Maker{}
 	return t
 }
 

@@ -26,8 +26,10 @@ func Run(ctx context.Context, o Options, logs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := needRoot(); err != nil {
-		return err
+	if !o.NoNode {
+		if err := needRoot(); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("create data directory: %w", err)
@@ -90,7 +92,7 @@ func (i *instance) age() time.Duration { return time.Since(i.started).Round(10 *
 
 // runRuntime starts or adopts containerd and supervises it until ctx ends. It is left running.
 func (i *instance) runRuntime(ctx context.Context, ready chan<- struct{}) error {
-	if i.RuntimeEndpoint != "" {
+	if i.RuntimeEndpoint != "" || i.NoNode {
 		close(ready)
 		<-ctx.Done()
 		return nil
@@ -130,5 +132,11 @@ func (i *instance) controlPlane() controlplane.Config {
 	return c
 }
 
-// AdminKubeconfig is the kubeconfig for people of the instance in dataDir.
-func AdminKubeconfig(dataDir string) string { return controlplane.AdminKubeconfig(dataDir) }
+// AdminKubeconfig is the kubeconfig for people of the instance in dataDir; of an engine on somebody else's cluster the one that it was
+// started with.
+func AdminKubeconfig(dataDir string) string {
+	if o, err := LoadOptions(dataDir); err == nil && o.EngineOnly && o.Kubeconfig != "" {
+		return o.Kubeconfig
+	}
+	return controlplane.AdminKubeconfig(dataDir)
+}

@@ -40,6 +40,11 @@ type Options struct {
 	CertificateLife  time.Duration `json:"certificateLife"`
 	AuditLog         bool          `json:"auditLog,omitempty"`
 	Root             RootSource    `json:"root,omitzero"`
+
+	NoNode     bool   `json:"noNode,omitempty"`     // control plane and engine alone
+	EngineOnly bool   `json:"engineOnly,omitempty"` // the cluster is somebody else's: the one that Kubeconfig names, or whose pod this is
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	Namespace  string `json:"namespace,omitempty"` // of the engine, with EngineOnly
 }
 
 // RootSource is what `up --repo` makes the first Application of.

@@ -15,6 +15,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/source"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -22,13 +23,14 @@ import (
 // dry-runs and writes nothing into the cluster.
 type Look struct {
 	dataDir string
+	client  *rest.Config
 	preview *pipeline.Preview
 }
 
 // NewLook looks at the Applications of an instance with its administrator's client.
 func NewLook(dataDir string, client *rest.Config, all []v1alpha1.Application) (*Look, error) {
 	p, err := pipeline.NewPreview(client, all)
-	return &Look{dataDir, p}, err
+	return &Look{dataDir, client, p}, err
 }
 
 // Revision says what of an Application to look at; the zero Revision is the newest commit that the instance has seen.
@@ -111,7 +113,7 @@ func (l *Look) Drift(ctx context.Context, app *v1alpha1.Application) (diff.Drift
 	if applied == nil {
 		return diff.Drift{}, fmt.Errorf("nothing of Application %s was applied yet; look with: gitopsd status %s", app.Name, app.Name)
 	}
-	if content, ok := l.kept(app, applied.Content); ok {
+	if content, ok := l.kept(ctx, app, applied.Content); ok {
 		return l.preview.Drift(ctx, app, content, nil)
 	}
 	_, result, err := l.renderAt(ctx, app, applied.Commit)
@@ -121,17 +123,34 @@ func (l *Look) Drift(ctx context.Context, app *v1alpha1.Application) (diff.Drift
 	return l.preview.Drift(ctx, app, nil, result.Objects)
 }
 
-func (l *Look) kept(app *v1alpha1.Application, name string) ([]byte, bool) {
+// kept reads a content that the instance keeps: in its data directory, or in its namespace of the cluster.
+func (l *Look) kept(ctx context.Context, app *v1alpha1.Application, name string) ([]byte, bool) {
+	if name == "" {
+		return nil, false
+	}
+	var store interface {
+		Get(owner, name string) ([]byte, error)
+	}
 	dir := filepath.Join(l.dataDir, "revisions")
-	if _, err := os.Stat(dir); err != nil || name == "" {
+	if _, err := os.Stat(dir); err == nil {
+		if store, err = intent.OpenFiles(dir); err != nil {
+			return nil, false
+		}
+	} else if kube, err := kubernetes.NewForConfig(l.client); err != nil {
+		return nil, false
+	} else if store, err = intent.ReadSecrets(ctx, kube.CoreV1().Secrets(EngineNamespace(l.dataDir))); err != nil {
 		return nil, false
 	}
-	files, err := intent.OpenFiles(dir)
-	if err != nil {
-		return nil, false
-	}
-	content, err := files.Get(pipeline.OwnerOf(app), name)
+	content, err := store.Get(pipeline.OwnerOf(app), name)
 	return content, err == nil
+}
+
+// EngineNamespace is where the engine that a data directory belongs to keeps its things; the default where there is none.
+func EngineNamespace(dataDir string) string {
+	if o, err := LoadOptions(dataDir); err == nil && o.Namespace != "" {
+		return o.Namespace
+	}
+	return pipeline.DefaultNamespace
 }
 
 func (l *Look) render(ctx context.Context, app *v1alpha1.Application, s source.Snapshot) (*render.Result, error) {

@@ -22,7 +22,7 @@ const minimumFree = 1 << 30
 func preflight(o Options) error {
 	errs := checkPorts(o)
 	errs = append(errs, checkSpace(o.DataDir))
-	if o.RuntimeEndpoint == "" {
+	if o.RuntimeEndpoint == "" && !o.NoNode {
 		errs = append(errs, containerd.CheckKernel()...)
 		errs = append(errs, network.CheckKernel()...)
 	}

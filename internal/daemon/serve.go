@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
-	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/controlplane"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
 	"github.com/gitopsd/gitopsd/internal/intent"
@@ -18,9 +17,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/network"
 	"github.com/gitopsd/gitopsd/internal/nodeagent"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
-	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/scheduler"
-	"github.com/gitopsd/gitopsd/internal/source"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
@@ -57,11 +54,21 @@ func (i *instance) serve(ctx context.Context, api controlplane.API, runtimeReady
 			return nil
 		})
 	}
-	run("telemetry", func() error { return serveTelemetry(ctx, i.Options, api, registry, ready.check) })
+	run("telemetry", func() error {
+		t, err := telemetryOf(i.Options, api, registry, ready.check)
+		if err != nil {
+			return err
+		}
+		return serveTelemetry(ctx, t)
+	})
 	run("engine", func() error { return i.runEngine(ctx, api, registry) })
 	run("scheduler", func() error {
 		return scheduler.Run(ctx, scheduler.Config{Client: kube[pki.Scheduler], Logger: i.log})
 	})
+	if i.NoNode {
+		ready.node.Store(true)
+		return i.tellReady(group.Wait)
+	}
 	run("network", func() error { return network.Run(ctx, i.network(), kube[pki.NetworkProxy]) })
 	run("node agent", func() error {
 		select {
@@ -112,10 +119,15 @@ func (i *instance) awaitNode(ctx context.Context, kube kubernetes.Interface, rea
 	}
 	ready.node.Store(true)
 	i.log.Info("node ready", "node", i.NodeName, "after", i.age())
+	return i.tellReady(func() error { return nil })
+}
+
+// tellReady tells a service manager that this instance is ready, and goes on.
+func (i *instance) tellReady(then func() error) error {
 	if _, err := sdnotify.SdNotify(true, sdnotify.SdNotifyReady); err != nil {
 		i.log.Warn("the service manager could not be told", "err", err)
 	}
-	return nil
+	return then()
 }
 
 // runEngine makes the API know Applications, makes the first one where that was asked for, and runs the pipeline.
@@ -124,25 +136,18 @@ func (i *instance) runEngine(ctx context.Context, api controlplane.API, registry
 	if err := pipeline.Install(ctx, client); err != nil {
 		return err
 	}
+	kube, err := kubernetes.NewForConfig(client)
+	if err != nil {
+		return err
+	}
+	if err := pipeline.EnsureNamespace(ctx, kube, pipeline.DefaultNamespace); err != nil {
+		return err
+	}
 	if i.root != nil {
-		if err := pipeline.EnsureRoot(ctx, client, *i.root); err != nil {
+		if err := pipeline.EnsureRoot(ctx, client, *i.root, pipeline.DefaultNamespace); err != nil {
 			return err
 		}
 	}
-	sources, err := source.Open(ctx, source.Config{Dir: filepath.Join(i.DataDir, "git"), Logger: i.log})
-	if err != nil {
-		return err
-	}
-	defer sources.Wait()
-	programs, err := i.programs()
-	if err != nil {
-		return err
-	}
-	renderer, err := render.NewPool(render.PoolConfig{Program: programs.Path(bundle.Render), Logger: i.log})
-	if err != nil {
-		return err
-	}
-	defer renderer.Close()
 	contents, err := intent.OpenFiles(filepath.Join(i.DataDir, "revisions"))
 	if err != nil {
 		return err
@@ -152,7 +157,11 @@ func (i *instance) runEngine(ctx context.Context, api controlplane.API, registry
 		return err
 	}
 	defer account.Close()
-	return pipeline.Run(ctx, pipeline.Config{Client: client, Sources: sources, Renderer: renderer, Contents: contents, Ledger: account, Log: i.log, Metrics: pipeline.NewMetrics(registry)})
+	turn, err := pipeline.TakeTurn(ctx, client, pipeline.DefaultNamespace)
+	if err != nil {
+		return err
+	}
+	return engine{client: client, dataDir: i.DataDir, contents: contents, ledger: account, turn: turn, log: i.log, metrics: pipeline.NewMetrics(registry)}.run(ctx)
 }
 
 // readiness is true once this machine's node was Ready.

@@ -30,8 +30,8 @@ func Down(ctx context.Context, dataDir string, grace time.Duration, progress io.
 	if err := endDaemon(ctx, o.DataDir, progress); err != nil {
 		return err
 	}
-	if o.RuntimeEndpoint != "" {
-		return nil // the runtime is the host's, and so are its containers
+	if o.RuntimeEndpoint != "" || o.NoNode || o.EngineOnly {
+		return nil // the runtime is the host's, and so are its containers; or there is none
 	}
 	fmt.Fprintln(progress, "stopping containers")
 	runtime, err := o.runtime()
@@ -84,6 +84,10 @@ func Uninstall(ctx context.Context, dataDir string, progress io.Writer) error {
 		return err
 	}
 	var errs []error
+	if o.NoNode || o.EngineOnly {
+		fmt.Fprintln(progress, "removing", o.DataDir)
+		return removeTree(o.DataDir)
+	}
 	if o.RuntimeEndpoint == "" {
 		fmt.Fprintln(progress, "removing containers, images and cgroups")
 		if runtime, err := o.runtime(); err == nil {

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // gate asks the API who calls and whether that caller may read a path, as Kubernetes' own components do: by client
@@ -32,19 +33,15 @@ type gate struct {
 	next  http.Handler
 }
 
-func newGate(api controlplane.API, next http.Handler) (*gate, error) {
-	kube, err := kubernetes.NewForConfig(api.Client(pki.Engine))
-	if err != nil {
-		return nil, err
-	}
-	ca, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", api.PKI.CAFile())
+func newGate(t telemetry, next http.Handler) (*gate, error) {
+	kube, err := kubernetes.NewForConfig(t.client)
 	if err != nil {
 		return nil, err
 	}
 	backoff := &wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Steps: 3}
 	authn, _, err := authenticatorfactory.DelegatingAuthenticatorConfig{
 		TokenAccessReviewClient: kube.AuthenticationV1(), TokenAccessReviewTimeout: 10 * time.Second,
-		WebhookRetryBackoff: backoff, CacheTTL: 10 * time.Second, ClientCertificateCAContentProvider: ca,
+		WebhookRetryBackoff: backoff, CacheTTL: 10 * time.Second, ClientCertificateCAContentProvider: t.clientCA,
 	}.New()
 	if err != nil {
 		return nil, err
@@ -70,32 +67,49 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.next.ServeHTTP(w, r)
 }
 
-// serveTelemetry answers /metrics, /healthz and /readyz on loopback until ctx ends.
-func serveTelemetry(ctx context.Context, o Options, api controlplane.API, registry *prometheus.Registry, ready func() error) error {
+// telemetry is where /metrics, /healthz and /readyz are answered, and to whom.
+type telemetry struct {
+	address     string
+	client      *rest.Config                          // asks the API who calls
+	clientCA    dynamiccertificates.CAContentProvider // of client certificates; nil: tokens only
+	certificate func() (tls.Certificate, error)       // asked each time: it is renewed
+	registry    *prometheus.Registry
+	ready       func() error
+}
+
+// telemetryOf is what an instance with a control plane of its own answers, on loopback.
+func telemetryOf(o Options, api controlplane.API, registry *prometheus.Registry, ready func() error) (telemetry, error) {
+	cert, key := api.PKI.Files(pki.NodeServing)
+	ca, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", api.PKI.CAFile())
+	return telemetry{address: net.JoinHostPort("127.0.0.1", strconv.Itoa(o.MetricsPort)), client: api.Client(pki.Engine), clientCA: ca,
+		certificate: func() (tls.Certificate, error) { return tls.LoadX509KeyPair(cert, key) }, registry: registry, ready: ready}, err
+}
+
+// serveTelemetry answers until ctx ends.
+func serveTelemetry(ctx context.Context, t telemetry) error {
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+		if err := t.ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		io.WriteString(w, "ok\n")
 	})
-	handler, err := newGate(api, mux)
+	handler, err := newGate(t, mux)
 	if err != nil {
 		return fmt.Errorf("prepare authentication of /metrics: %w", err)
 	}
-	cert, key := api.PKI.Files(pki.NodeServing)
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { // read each time: it is renewed
-				c, err := tls.LoadX509KeyPair(cert, key)
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				c, err := t.certificate()
 				return &c, err
 			}},
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(o.MetricsPort)))
+	listener, err := net.Listen("tcp", t.address)
 	if err != nil {
 		return fmt.Errorf("listen for /metrics: %w", err)
 	}

@@ -20,7 +20,7 @@ type Foreign struct {
 // controllers write to objects of everyone as a part of their work; that is no drift.
 var controllers = map[string]bool{
 	"kube-controller-manager": true, "kube-scheduler": true, "kube-apiserver": true, "cloud-controller-manager": true,
-	"gitopsd-agent": true, "gitopsd-cli": true,
+	"gitopsd-agent": true, "gitopsd-cli": true, "gitopsd-epoch": true,
 }
 
 // ForeignFields reads from managedFields what managers other than ours own alone: fields that somebody added. Fields

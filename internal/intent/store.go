@@ -1,11 +1,7 @@
 package intent
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/durable"
-	"github.com/klauspost/compress/zstd"
 )
 
 // ErrAbsent says that the store does not have a content.
@@ -24,10 +19,8 @@ var ErrAbsent = errors.New("the content is not in the store")
 // the first use), each named by the SHA-256 of its plain bytes. The key makes a copy of an owner's folder unreadable; it keeps nothing from
 // root of this machine. Owners may be used at the same time, one owner by one goroutine.
 type Files struct {
-	dir  string
-	seal cipher.AEAD
-	zip  *zstd.Encoder
-	open *zstd.Decoder
+	dir string
+	sealer
 }
 
 // OpenFiles opens a store and makes the folder and its key where they are missing.
@@ -39,18 +32,8 @@ func OpenFiles(dir string) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("use the key of %s: %w", dir, err)
-	}
 	f := &Files{dir: dir}
-	if f.seal, err = cipher.NewGCMWithRandomNonce(block); err != nil {
-		return nil, err
-	}
-	if f.zip, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
-		return nil, err
-	}
-	f.open, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	f.sealer, err = newSealer(key)
 	return f, err
 }
 
@@ -69,8 +52,7 @@ func loadKey(path string) ([]byte, error) {
 
 // Put keeps a content and returns its name, after it is on the disk. A content that is there is not written again.
 func (f *Files) Put(owner string, content []byte) (name string, err error) {
-	sum := sha256.Sum256(content)
-	name = hex.EncodeToString(sum[:])
+	name = nameOf(content)
 	path := filepath.Join(f.dir, owner, name)
 	if _, err := os.Stat(path); err == nil {
 		return name, nil
@@ -78,7 +60,7 @@ func (f *Files) Put(owner string, content []byte) (name string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("keep revision: %w", err)
 	}
-	if err := durable.WriteFile(path, f.seal.Seal(nil, nil, f.zip.EncodeAll(content, nil), []byte(name)), 0o600); err != nil {
+	if err := durable.WriteFile(path, f.close(content, name), 0o600); err != nil {
 		return "", fmt.Errorf("keep revision: %w", err)
 	}
 	return name, nil
@@ -96,15 +78,7 @@ func (f *Files) Get(owner, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read revision: %w", err)
 	}
-	zipped, err := f.seal.Open(nil, nil, sealed, []byte(name))
-	if err != nil {
-		return nil, fmt.Errorf("read revision %.12s: it is damaged, or the key is another one: %w", name, err)
-	}
-	content, err := f.open.DecodeAll(zipped, nil)
-	if err != nil {
-		return nil, fmt.Errorf("read revision %.12s: %w", name, err)
-	}
-	return content, nil
+	return f.unseal(sealed, name)
 }
 
 // Keep removes every content of an owner that is not named, and what a crash left half written.

@@ -46,19 +46,36 @@ func loadKeys(dir string, empty bool) (ed25519.PrivateKey, error) {
 }
 
 func makeKeys(dir string) (ed25519.PrivateKey, error) {
-	public, key, err := ed25519.GenerateKey(rand.Reader)
+	key, private, _, err := newKey()
 	if err != nil {
 		return nil, err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, keyFile), private, 0o600); err != nil {
+		return nil, fmt.Errorf("make key of ledger: %w", err)
+	}
+	return key, writePublicKey(dir, key.Public().(ed25519.PublicKey))
+}
+
+// newKey makes a key, with the text of both halves in PEM.
+func newKey() (key ed25519.PrivateKey, private, public []byte, err error) {
+	half, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
+		return nil, nil, nil, err
+	}
+	public, err = publicPEM(half)
+	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), public, err
+}
+
+func publicPEM(key ed25519.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
 		return nil, err
 	}
-	err = durable.WriteFile(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("make key of ledger: %w", err)
-	}
-	return key, writePublicKey(dir, public)
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
 // writePublicKey puts the public key beside the other one, unless it is there already. It never replaces a different one: that is
@@ -72,11 +89,11 @@ func writePublicKey(dir string, key ed25519.PublicKey) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open ledger: %s does not belong to %s; remove it, and it is made again", path, keyFile)
 	}
-	der, err := x509.MarshalPKIXPublicKey(key)
+	text, err := publicPEM(key)
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644); err != nil {
+	if err := durable.WriteFile(path, text, 0o644); err != nil {
 		return fmt.Errorf("write public key of ledger: %w", err)
 	}
 	return nil

@@ -5,23 +5,22 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 )
 
 // Options of a ledger; what is zero has a default.
 type Options struct {
-	SegmentBytes int64 // a file that has grown to this is followed by the next; 8 MiB
-	KeepBytes    int64 // the oldest files go when those before the current one hold more than this; 128 MiB, some 200,000 entries
+	SegmentBytes int64 // a segment that has grown to this is followed by the next; 8 MiB, in a cluster 64 KiB
+	KeepBytes    int64 // the oldest go when those before the current one hold more than this; 128 MiB, some 200,000 entries; in a cluster 8 MiB
 
-	disk disk
+	disk      disk
+	lineBytes int // of an entry; 0: as much as a line may have
 }
 
 // Ledger is an open ledger. It is safe for concurrent use.
 type Ledger struct {
 	Options
-	dir     string
-	lock    *os.File
+	store   store
 	key     ed25519.PrivateKey
 	hashKey []byte
 
@@ -32,8 +31,7 @@ type Ledger struct {
 
 	writing  sync.Mutex // held by the one who writes; it guards what follows
 	segments []segment  // oldest first; the last one is written to
-	current  file       // nil before the first segment and after Close
-	damaged  bool       // current may hold bytes beyond its size, of a write that failed
+	damaged  bool       // it may hold bytes beyond its size, of a write that failed
 	closed   bool
 	ids      map[idHash]place
 }
@@ -147,10 +145,10 @@ func (l *Ledger) lines(batch []*pending, head *Head) []byte {
 	s := l.segments[len(l.segments)-1]
 	for _, p := range batch {
 		if at, ok := l.ids[hashID(p.entry.ID)]; ok {
-			p.entry, p.err = readAt(l.dir, at)
+			p.entry, p.err = readAt(l.store, at)
 			continue
 		}
-		if p.entry, p.err = seal(p.entry, *head, l.key); p.err != nil {
+		if p.entry, p.err = seal(l.fit(p.entry), *head, l.key); p.err != nil {
 			continue
 		}
 		p.fresh, p.at = true, place{s.first, s.size + int64(len(out))}
@@ -168,7 +166,7 @@ func (l *Ledger) ready() error {
 	if err := l.repair(); err != nil {
 		return err
 	}
-	if l.current != nil && l.segments[len(l.segments)-1].size < l.SegmentBytes {
+	if len(l.segments) > 0 && l.segments[len(l.segments)-1].size < l.SegmentBytes {
 		return nil
 	}
 	return l.rotate()
@@ -180,11 +178,7 @@ func (l *Ledger) write(lines []byte) error {
 		return nil
 	}
 	s := &l.segments[len(l.segments)-1]
-	_, err := l.current.WriteAt(lines, s.size)
-	if err == nil {
-		err = l.current.Sync()
-	}
-	if err != nil {
+	if err := l.store.append(s.size, lines); err != nil {
 		l.damaged = true
 		return errors.Join(fmt.Errorf("append to ledger: %w; the entry is not in it, and appending can be tried again", err), l.repair())
 	}
@@ -192,16 +186,12 @@ func (l *Ledger) write(lines []byte) error {
 	return nil
 }
 
-// repair takes away what a failed write has left. It is synced, so that no crash brings parts of it back under later lines.
+// repair takes away what a failed write has left.
 func (l *Ledger) repair() error {
 	if !l.damaged {
 		return nil
 	}
-	err := l.current.Truncate(l.segments[len(l.segments)-1].size)
-	if err == nil {
-		err = l.current.Sync()
-	}
-	if err != nil {
+	if err := l.store.mend(l.segments[len(l.segments)-1].size); err != nil {
 		return fmt.Errorf("take back a failed write to the ledger: %w", err)
 	}
 	l.damaged = false
@@ -216,9 +206,5 @@ func (l *Ledger) Close() error {
 		return nil
 	}
 	l.closed = true
-	var err error
-	if l.current != nil {
-		err = errors.Join(l.repair(), l.current.Close())
-	}
-	return errors.Join(err, l.lock.Close())
+	return errors.Join(l.repair(), l.store.close())
 }

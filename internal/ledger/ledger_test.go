@@ -75,11 +75,13 @@ func mustVerify(t testing.TB, dir string, head Head, entries int) Summary {
 
 func ids(t testing.TB, l *Ledger, f Filter) (out []string) {
 	t.Helper()
-	for e, err := range l.Entries(f) {
+	for e, err := range Read(l.store.place()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, e.ID)
+		if f.Match(e) {
+			out = append(out, e.ID)
+		}
 	}
 	return out
 }

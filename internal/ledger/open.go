@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // Open opens the ledger of a folder for appending; it makes the folder, the keys and the first checkpoint where there are none.
@@ -25,50 +21,38 @@ func Open(dir string, o Options) (*Ledger, error) {
 	if o.disk == nil {
 		o.disk = realDisk{}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder of ledger: %w", err)
-	}
-	if err := o.disk.SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
-		return nil, fmt.Errorf("make folder of ledger: %w", err)
-	}
-	lock, err := lockFolder(dir)
+	f, err := openFolder(dir, o.disk)
 	if err != nil {
 		return nil, err
 	}
-	l := &Ledger{Options: o, dir: dir, lock: lock, byID: map[string]*pending{}, ids: map[idHash]place{}}
-	if err := l.load(); err != nil {
-		if l.current != nil {
-			_ = l.current.Close()
-		}
-		_ = lock.Close()
-		return nil, err
-	}
-	return l, nil
+	return openStore(f, o)
 }
 
-// lockFolder keeps a second process out. The kernel gives the lock back when this one ends, however it does.
-func lockFolder(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock ledger: %w", err)
+// openStore opens the ledger of a store, and closes the store when it cannot.
+func openStore(s store, o Options) (*Ledger, error) {
+	const tries = 5
+	for try := 1; ; try++ {
+		l := &Ledger{Options: o, store: s, byID: map[string]*pending{}, ids: map[idHash]place{}}
+		err := l.load()
+		switch {
+		case err == nil:
+			return l, nil
+		case try < tries && errors.Is(err, errMoved):
+			continue
+		}
+		return nil, errors.Join(err, s.close())
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	_ = f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another process writes to the ledger in %s; stop that one first", dir)
-	}
-	return nil, fmt.Errorf("lock ledger: %w", err)
 }
+
+// errMoved says that another process wrote to the ledger while this one took it over: it has to be read again.
+var errMoved = errors.New("another process wrote to it at the same time")
 
 func (l *Ledger) load() error {
-	names, err := segmentNames(l.dir)
+	firsts, err := l.store.list()
 	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
 	}
-	if l.key, err = loadKeys(l.dir, len(names) == 0); err != nil {
+	if l.key, err = l.store.keys(len(firsts) == 0); err != nil {
 		return err
 	}
 	if l.hashKey, err = deriveHashKey(l.key); err != nil {
@@ -77,20 +61,23 @@ func (l *Ledger) load() error {
 	c := &chain{key: l.PublicKey()}
 	torn := false
 	var last Entry
-	for i, name := range names {
-		if torn, err = l.loadSegment(c, name, i == len(names)-1, &last); err != nil {
-			return fmt.Errorf("open ledger: %w; gitopsd audit verify tells what is whole. Put the file back from a backup, or move %s aside: a new ledger is begun then", err, l.dir)
+	for i, first := range firsts {
+		if torn, err = l.loadSegment(c, first, i == len(firsts)-1, &last); err != nil {
+			return fmt.Errorf("open ledger: %w; gitopsd audit verify tells what is whole. Put the file back from a backup, or move %s aside: a new ledger is begun then", err, l.store.place())
 		}
 	}
 	if last.Seq > 0 && !last.signedBy(c.key) {
-		return fmt.Errorf("open ledger: entry %d is not signed with %s; restore the key that belongs to the ledger from a backup", last.Seq, filepath.Join(l.dir, keyFile))
+		return fmt.Errorf("open ledger: entry %d is not signed with the key in %s; restore the key that belongs to the ledger from a backup", last.Seq, l.store.place())
 	}
 	if l.head = c.head; len(l.segments) == 0 {
 		return l.rotate()
 	}
-	s := l.segments[len(l.segments)-1]
-	if l.current, err = l.disk.Open(filepath.Join(l.dir, segmentName(s.first)), os.O_WRONLY); err != nil {
+	closed, err := l.store.resume(l.segments[len(l.segments)-1].first)
+	if err != nil {
 		return fmt.Errorf("open ledger: %w", err)
+	}
+	if closed {
+		return l.rotate()
 	}
 	l.damaged = torn
 	return l.repair()
@@ -98,15 +85,14 @@ func (l *Ledger) load() error {
 
 // loadSegment takes the lines of a file in. It says whether the last file ends in a torn line; a last file that has no whole line was
 // being made when a crash came, and is removed.
-func (l *Ledger) loadSegment(c *chain, name string, isLast bool, last *Entry) (torn bool, err error) {
-	path := filepath.Join(l.dir, name)
-	f, err := os.Open(path)
+func (l *Ledger) loadSegment(c *chain, first uint64, isLast bool, last *Entry) (torn bool, err error) {
+	path := l.store.segmentName(first)
+	f, err := l.store.open(first)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	s := segment{}
-	s.first, _ = segmentFirst(name)
+	s := segment{first: first}
 	r := bufio.NewReaderSize(f, 1<<16)
 	for n := 1; ; n++ {
 		line, err := readLine(r)
@@ -116,7 +102,7 @@ func (l *Ledger) loadSegment(c *chain, name string, isLast bool, last *Entry) (t
 				return false, &Fault{path, n, "the file is empty"}
 			}
 			if s.size == 0 {
-				return false, l.disk.Remove(path)
+				return false, l.store.remove(first)
 			}
 			l.segments = append(l.segments, s)
 			return errors.Is(err, errTorn), nil

@@ -2,17 +2,12 @@ package ledger
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/gitopsd/gitopsd/internal/durable"
 )
 
 // segment is one file of a ledger. Its first line is a checkpoint.
@@ -47,33 +42,6 @@ func segmentNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// file is what the ledger writes to.
-type file interface {
-	io.WriterAt
-	Sync() error
-	Truncate(size int64) error
-	Close() error
-}
-
-// disk is what the ledger does to its folder. Tests make it fail.
-type disk interface {
-	Open(path string, flag int) (file, error)
-	Remove(path string) error
-	SyncDir(path string) error
-}
-
-type realDisk struct{}
-
-func (realDisk) Open(path string, flag int) (file, error) {
-	f, err := os.OpenFile(path, flag, 0o600)
-	if err != nil {
-		return nil, err // a nil *os.File would be a file that is not nil
-	}
-	return f, nil
-}
-func (realDisk) Remove(path string) error  { return os.Remove(path) }
-func (realDisk) SyncDir(path string) error { return durable.SyncDir(path) }
-
 // rotate begins the next segment with a checkpoint of the current one, and then drops the segments that are too old. Nothing is appended
 // to the old segment once this was tried: a new file that a failure left behind would stand in the way of its lines.
 func (l *Ledger) rotate() error {
@@ -88,38 +56,13 @@ func (l *Ledger) rotate() error {
 		return err
 	}
 	line := append(e.line, '\n')
-	f, err := l.create(segmentName(e.Seq), line)
-	if err != nil {
+	if err := l.store.begin(e.Seq, line); err != nil {
 		return fmt.Errorf("begin next file of the ledger: %w; nothing was appended, and it can be tried again", err)
 	}
-	if l.current != nil {
-		_ = l.current.Close() // synced long ago
-	}
-	l.current = f
 	l.segments = append(l.segments, segment{first: e.Seq, size: int64(len(line))})
 	l.setHead(e.head())
 	l.drop(s.KeptFrom)
 	return nil
-}
-
-// create makes a file with a first line, durably. What has its name already is a rest of an earlier try, and nothing in it counts.
-func (l *Ledger) create(name string, line []byte) (file, error) {
-	path := filepath.Join(l.dir, name)
-	f, err := l.disk.Open(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.WriteAt(line, 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = l.disk.SyncDir(l.dir)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close(), l.disk.Remove(path))
-	}
-	return f, nil
 }
 
 // keptFrom is the first entry of the oldest segment that retention keeps. The newest full one is kept whatever its size.
@@ -137,8 +80,7 @@ func (l *Ledger) keptFrom() uint64 {
 func (l *Ledger) drop(before uint64) {
 	dropped := map[uint64]bool{}
 	for len(l.segments) > 1 && l.segments[0].first < before {
-		err := l.disk.Remove(filepath.Join(l.dir, segmentName(l.segments[0].first)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := l.store.remove(l.segments[0].first); err != nil {
 			break
 		}
 		dropped[l.segments[0].first] = true
@@ -152,20 +94,25 @@ func (l *Ledger) drop(before uint64) {
 }
 
 // readAt reads the line at a place.
-func readAt(dir string, at place) (Entry, error) {
-	path := filepath.Join(dir, segmentName(at.segment))
-	f, err := os.Open(path)
+func readAt(from store, at place) (Entry, error) {
+	f, err := from.open(at.segment)
 	if err != nil {
 		return Entry{}, fmt.Errorf("read ledger: %w", err)
 	}
 	defer f.Close()
-	line, err := readLine(bufio.NewReader(io.NewSectionReader(f, at.offset, maxLine)))
+	fault := func(err error) error {
+		return fmt.Errorf("read ledger: %s at byte %d: %w", from.segmentName(at.segment), at.offset, err)
+	}
+	if _, err := io.CopyN(io.Discard, f, at.offset); err != nil {
+		return Entry{}, fault(err)
+	}
+	line, err := readLine(bufio.NewReader(f))
 	if err != nil {
-		return Entry{}, fmt.Errorf("read ledger: %s at byte %d: %w", path, at.offset, err)
+		return Entry{}, fault(err)
 	}
 	e, err := parseLine(line)
 	if err != nil {
-		return Entry{}, fmt.Errorf("read ledger: %s at byte %d: %w", path, at.offset, err)
+		return Entry{}, fault(err)
 	}
 	return e, nil
 }

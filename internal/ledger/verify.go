@@ -211,18 +211,3 @@ func readFile(f *os.File, yield func(Entry, error) bool) bool {
 		}
 	}
 }
-
-// Entries returns the chosen entries that are on the disk now, oldest first.
-func (l *Ledger) Entries(f Filter) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		end := l.Head().Seq
-		for e, err := range Read(l.dir) {
-			if err == nil && e.Seq > end {
-				return
-			}
-			if (err != nil || f.Match(e)) && !yield(e, err) {
-				return
-			}
-		}
-	}
-}

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -54,6 +55,7 @@ type Config struct {
 	Renderer Renderer
 	Contents Contents
 	Ledger   Ledger
+	Turn     apply.Turn // zero for an engine that has the cluster for itself
 	Log      *slog.Logger
 	Metrics  *Metrics
 }
@@ -67,6 +69,7 @@ type Engine struct {
 	live     *live
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	recorder record.EventRecorder
+	end      context.CancelCauseFunc // ends the engine; nil in a Preview, which writes nothing
 
 	asks sync.WaitGroup // questions to repositories that run beside the pipeline
 
@@ -75,12 +78,22 @@ type Engine struct {
 	dyn  map[string]dynamic.Interface // by impersonated user; "" is the engine itself
 }
 
-// Run works until ctx ends.
+// Run works until ctx ends, or until another process has taken over: apply.ErrFenced.
 func Run(ctx context.Context, cfg Config) error {
 	e, err := newEngine(cfg)
 	if err != nil {
 		return err
 	}
+	ctx, e.end = context.WithCancelCause(ctx)
+	defer e.end(nil)
+	err = e.run(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, apply.ErrFenced) {
+		return cause
+	}
+	return err
+}
+
+func (e *Engine) run(ctx context.Context) error {
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	e.recorder = newRecorder(broadcaster, e.kube)
 	defer broadcaster.Shutdown()
@@ -170,6 +183,7 @@ type work struct {
 	rendered     rendered
 	last         candidate             // the applied revision
 	written      *v1alpha1.Application // as it was after the last write of its status
+	owns         string                // the open intent that this process began, or has taken over
 	started      time.Time             // of the last sync that wrote
 	unswept      bool                  // contents may be kept that nothing names once the status is written
 	said         string                // the last failure that was logged
@@ -239,5 +253,6 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 	}
 	d, err := e.dynamicAs(user)
 	return apply.Target{Dynamic: d, Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
-		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName}, err
+		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
+		Maker: apply.Maker{Application: string(app.UID)}}, err
 }

@@ -30,7 +30,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	if proof.Plan.Empty() && from == nil {
 		return t.relabel(ctx, c, proof)
 	}
-	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Started: now(time.Now()),
+	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
 	images := proof.Images(c.objects)
 	var before []apply.Image
@@ -52,6 +52,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	if err := t.write(ctx, t.app, t.w); err != nil {
 		return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
 	}
+	t.w.owns = in.ID
 	if from != nil { // only now: had the write failed, the older one would go on
 		if err := t.sealed(from, intent.Superseded, st.AppliedRevision, touched(before, "created", "changed")); err != nil {
 			t.cfg.Log.Warn("an end is missing in the ledger", "app", keyOf(t.app), "intent", from.ID, "err", err)
@@ -134,6 +135,7 @@ func (t *turn) carryOnOpen(ctx context.Context) outcome {
 func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply.Proof) outcome {
 	for {
 		in := t.app.Status.Intent
+		t.target.Maker.Intent = in.ID
 		var out outcome
 		var next bool // the phase has changed, and there is more to do
 		switch intent.Phase(in.Phase) {
@@ -162,6 +164,9 @@ func (t *turn) applying(ctx context.Context, in *v1alpha1.Intent, objects []appl
 		var err error
 		if proof, err = t.target.Prove(ctx, r); err != nil {
 			return t.retryOrFail(ctx, in, reasonRefused, err)
+		}
+		if err := t.checkTurn(ctx); err != nil {
+			return t.retryOrFail(ctx, in, reasonApply, err)
 		}
 	}
 	*proven = nil
@@ -211,6 +216,9 @@ func (t *turn) verifying(ctx context.Context, in *v1alpha1.Intent, objects []app
 		return outcome{retry, v1alpha1.Phase(phase), reasonVerifying, "tried again: " + err.Error()}, false
 	}
 	if n := proof.Plan.Count(diff.Create) + proof.Plan.Count(diff.Update); n > 0 && phase == intent.Verifying {
+		if err := t.checkTurn(ctx); err != nil {
+			return t.retryOrFail(ctx, in, reasonApply, err)
+		}
 		report, err := t.target.Apply(ctx, r, proof)
 		t.app.Status.Inventory = inventoryOf(report.Inventory)
 		if err != nil {
@@ -263,6 +271,9 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 		if err := t.write(ctx, t.app, t.w); err != nil {
 			return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
 		}
+		if err := t.checkTurn(ctx); err != nil {
+			return outcome{retry, v1alpha1.Pruning, reasonPrune, err.Error()}
+		}
 		entry := ledger.Entry{Kind: ledger.Prune, ID: in.ID + "/Prune", To: in.Revision.Commit, Outcome: "Deleted", Objects: changes(proof.Plan, diff.Prune)}
 		if err := t.account(entry); err != nil {
 			return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
@@ -283,6 +294,9 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	st.Intent = nil
 	st.Drift = driftOf(proof, objects, false)
 	t.w.unswept = true
+	if err := t.putRight(ctx, objects); err != nil {
+		return failed(retry, reasonPrune, err)
+	}
 	return t.judgeHealth(ctx, proof, objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
 }
 

@@ -69,7 +69,7 @@ func (l *live) start(gvk schema.GroupVersionKind) cache.SharedIndexInformer {
 		return nil
 	}
 	informer := dynamicinformer.NewFilteredDynamicInformer(l.client, m.Resource, metav1.NamespaceAll, 0,
-		cache.Indexers{}, func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelApplication }).Informer()
+		cache.Indexers{byLabel: ownerIndex}, func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelApplication }).Informer()
 	notify := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj

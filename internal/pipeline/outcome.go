@@ -64,6 +64,7 @@ const (
 	reasonUndo       = "Undoing"
 	reasonStore      = "RevisionStoreFailed"
 	reasonPinned     = "PinnedByHand"
+	reasonTakeOver   = "TakingOver"
 )
 
 // Causes of a sync.

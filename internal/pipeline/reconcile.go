@@ -23,6 +23,9 @@ func (e *Engine) reconcile(ctx context.Context, key types.NamespacedName) outcom
 	if err := e.ensureFinalizer(ctx, app); err != nil {
 		return e.report(ctx, app, w, failed(retry, reasonApply, err))
 	}
+	if out, ok := e.takeOver(ctx, app, w); !ok {
+		return e.report(ctx, app, w, out)
+	}
 	return e.report(ctx, app, w, e.advance(ctx, app, w))
 }
 

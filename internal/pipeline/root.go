@@ -76,23 +76,23 @@ func refOf(s string) v1alpha1.Ref {
 	return v1alpha1.Ref{Branch: strings.TrimPrefix(s, "refs/heads/")}
 }
 
+// DefaultNamespace is where an engine lives that was told no other.
+const DefaultNamespace = v1alpha1.RootNamespace
+
 // EnsureRoot makes the first Application, or changes its source to what is asked for. Everything else that has been
 // set on it stays.
-func EnsureRoot(ctx context.Context, cfg *rest.Config, root Root) error {
+func EnsureRoot(ctx context.Context, cfg *rest.Config, root Root, namespace string) error {
 	kube, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return err
 	}
-	if err := ensureNamespace(ctx, kube); err != nil {
-		return err
-	}
 	app := &v1alpha1.Application{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Application"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.RootNamespace, Name: v1alpha1.RootName},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: v1alpha1.RootName},
 		Spec:       v1alpha1.ApplicationSpec{Source: v1alpha1.Source{Repo: root.Repo, Ref: refOf(root.Ref), Path: root.Path}},
 	}
 	if root.Credentials != nil {
-		if err := ensureCredentials(ctx, kube, root.Credentials); err != nil {
+		if err := ensureCredentials(ctx, kube, namespace, root.Credentials); err != nil {
 			return err
 		}
 		app.Spec.Source.SecretRef = &v1alpha1.LocalReference{Name: rootCredentials}
@@ -116,17 +116,22 @@ func EnsureRoot(ctx context.Context, cfg *rest.Config, root Root) error {
 
 const rootCredentials = "root-credentials"
 
-func ensureNamespace(ctx context.Context, kube kubernetes.Interface) error {
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.RootNamespace}}
-	_, err := kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{FieldManager: installer})
+// EnsureNamespace makes a namespace that is not there.
+func EnsureNamespace(ctx context.Context, kube kubernetes.Interface, name string) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	_, err := kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+	if err == nil || apierrors.IsForbidden(err) { // without the right to look it is taken to be there: what it is needed for tells
+		return nil
+	}
+	_, err = kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{FieldManager: installer})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("make namespace %s: %w", ns.Name, err)
 	}
 	return nil
 }
 
-func ensureCredentials(ctx context.Context, kube kubernetes.Interface, data map[string][]byte) error {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.RootNamespace, Name: rootCredentials}, Data: data}
+func ensureCredentials(ctx context.Context, kube kubernetes.Interface, namespace string, data map[string][]byte) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: rootCredentials}, Data: data}
 	_, err := kube.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{FieldManager: installer})
 	if apierrors.IsAlreadyExists(err) {
 		_, err = kube.CoreV1().Secrets(secret.Namespace).Update(ctx, secret, metav1.UpdateOptions{FieldManager: installer})

@@ -104,6 +104,9 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 		app.Status.Drift = driftOf(proof, c.objects, true)
 		return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonDrifted, proof.Plan.Summary() + " (heal is off)"})
 	}
+	if err := t.putRight(ctx, c.objects); err != nil {
+		return failed(retry, reasonPrune, err)
+	}
 	if !proof.Plan.Empty() {
 		if out, ok := t.heal(ctx, r, proof, c); !ok {
 			return out
@@ -120,6 +123,9 @@ func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c
 	started := time.Now()
 	record := &v1alpha1.SyncRecord{Commit: c.commit, Cause: causeDrift, Started: now(started)}
 	changed := changes(proof.Plan, diff.Create, diff.Update, diff.Prune)
+	if err := t.checkTurn(ctx); err != nil {
+		return failed(retry, reasonApply, err), false
+	}
 	report, err := t.target.Apply(ctx, r, proof)
 	if err == nil {
 		report, err = t.target.Prune(ctx, r, proof)

@@ -19,7 +19,11 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 	if err != nil {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
 	}
-	left, base, err := t.undo(ctx, images)
+	var left []apply.Held
+	var base []apply.Object
+	if err = t.checkTurn(ctx); err == nil {
+		left, base, err = t.undo(ctx, images)
+	}
 	if err != nil {
 		if ctx.Err() == nil && !apply.Transient(err) {
 			in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Stuck, t.policy()))
@@ -40,6 +44,9 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 		st.Rejected, class = rejected, done
 	}
 	t.w.unswept = true
+	if err := t.putRight(ctx, base); err != nil {
+		class = retry
+	}
 	return outcome{class, v1alpha1.RolledBack, in.Reason, rolledBack(rejected)}
 }
 

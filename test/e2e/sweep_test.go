@@ -111,9 +111,13 @@ func (b *bareAPI) engine(t testing.TB, dir string, wrap func(http.RoundTripper) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	turn, err := pipeline.TakeTurn(ctx, b.config, "default") // its Lease is no write of the namespace that is swept
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
-		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents, Ledger: account,
+		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents, Ledger: account, Turn: turn,
 			Log: slog.New(slog.DiscardHandler), Metrics: pipeline.NewMetrics(prometheus.NewRegistry())})
 		sources.Wait()
 		done <- errors.Join(err, account.Close())

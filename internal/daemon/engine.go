@@ -1,0 +1,47 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/pipeline"
+	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/source"
+	"k8s.io/client-go/rest"
+)
+
+// engine is what the pipeline runs with, on our own control plane and on anybody's cluster.
+type engine struct {
+	client   *rest.Config
+	dataDir  string // mirrors of repositories and the unpacked programs
+	contents pipeline.Contents
+	ledger   pipeline.Ledger
+	turn     apply.Turn
+	log      *slog.Logger
+	metrics  *pipeline.Metrics
+}
+
+func (e engine) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	sources, err := source.Open(ctx, source.Config{Dir: filepath.Join(e.dataDir, "git"), Logger: e.log})
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer sources.Wait()
+	defer cancel()
+	programs, err := bundle.Unpack(filepath.Join(e.dataDir, "bundle"))
+	if err != nil {
+		return err
+	}
+	renderer, err := render.NewPool(render.PoolConfig{Program: programs.Path(bundle.Render), Logger: e.log})
+	if err != nil {
+		return err
+	}
+	defer renderer.Close()
+	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: renderer, Contents: e.contents, Ledger: e.ledger,
+		Turn: e.turn, Log: e.log, Metrics: e.metrics})
+}
