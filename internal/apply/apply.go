@@ -108,7 +108,7 @@ func (x *run) proveDeferred(ctx context.Context, objects []Object) error {
 			errs = append(errs, refused(o, err))
 			continue
 		}
-		a := x.t.prove(ctx, o, provisions{}, x.r.Known)
+		a := x.t.prove(ctx, o, false, provisions{}, x.r.Known)
 		if a.err != nil {
 			errs = append(errs, a.err)
 			continue

@@ -17,8 +17,9 @@ type Known struct {
 }
 
 type agreement struct {
-	desired, live string // hashes
-	version       uint64 // resourceVersion of the live object then
+	of            *unstructured.Unstructured // the desired object; the same one needs no hash
+	desired, live string                     // hashes
+	version       uint64                     // resourceVersion of the live object that was last found to be so
 }
 
 // NewKnown knows nothing.
@@ -30,13 +31,51 @@ func (k *Known) Agrees(desired Object, live *unstructured.Unstructured) bool {
 	if live == nil || live.GetDeletionTimestamp() != nil {
 		return false
 	}
+	ref := desired.Ref()
 	k.mu.Lock()
-	a, ok := k.seen[desired.Ref()]
-	k.mu.Unlock()
-	if !ok || a.desired != hash(desired.Object) {
+	defer k.mu.Unlock()
+	a, ok := k.seen[ref]
+	if !ok || (a.of != desired.Unstructured && a.desired != hash(desired.Object)) {
 		return false
 	}
-	return versionOf(live) < a.version || a.live == hash(diff.Declared(live))
+	version := versionOf(live)
+	if version > a.version {
+		if a.live != hash(settable(desired, live)) {
+			return false
+		}
+		a.version = version
+	}
+	a.of = desired.Unstructured
+	k.seen[ref] = a
+	return true
+}
+
+// revisionAnnotation is how Kubernetes' Deployment controller numbers its ReplicaSets.
+const revisionAnnotation = "deployment.kubernetes.io/revision"
+
+// settable is what of a live object a sync could set. What a controller notes there each time after us is left out, unless
+// it is declared.
+func settable(desired Object, live *unstructured.Unstructured) map[string]any {
+	out := diff.Declared(live)
+	if _, ours := desired.GetAnnotations()[revisionAnnotation]; ours || live.GetAnnotations()[revisionAnnotation] == "" {
+		return out
+	}
+	annotations := live.GetAnnotations()
+	delete(annotations, revisionAnnotation)
+	meta := out["metadata"].(map[string]any) // a clone, made by Declared
+	delete(meta, "annotations")
+	if len(annotations) > 0 {
+		meta["annotations"] = annotations
+	}
+	return out
+}
+
+// has says whether the object was ever found, or made, as desired.
+func (k *Known) has(desired Object) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.seen[desired.Ref()]
+	return ok
 }
 
 // Lags says whether the live object is older than the one that was found to be as desired: what it says of its health is
@@ -50,7 +89,7 @@ func (k *Known) Lags(desired Object, live *unstructured.Unstructured) bool {
 func (k *Known) agree(desired Object, live *unstructured.Unstructured) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.seen[desired.Ref()] = agreement{hash(desired.Object), hash(diff.Declared(live)), versionOf(live)}
+	k.seen[desired.Ref()] = agreement{desired.Unstructured, hash(desired.Object), hash(settable(desired, live)), versionOf(live)}
 }
 
 // Forget makes the next sync ask the API about every object again.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -90,6 +91,15 @@ func (t Target) Place(objects []Object, namespaceOf func(schema.GroupKind) strin
 		out = append(out, Object{u, o.Origin})
 	}
 	return out
+}
+
+// Knows says whether the API knows the kinds of all objects, so that where they go is certain.
+func (t Target) Knows(objects []Object) bool {
+	return !slices.ContainsFunc(objects, func(o Object) bool {
+		gvk := o.GroupVersionKind()
+		_, err := t.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+		return err != nil
+	})
 }
 
 // definedScopes are the kinds that custom resource definitions among the objects define.

@@ -81,10 +81,10 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 			continue
 		}
 		group.Go(func() error {
-			if agrees {
-				answers[n] = t.reread(ctx, o)
+			if agrees || (live == nil && r.Known.has(o)) {
+				answers[n] = t.reread(ctx, o, made, r.Known)
 			} else {
-				answers[n] = t.prove(ctx, o, made, r.Known)
+				answers[n] = t.prove(ctx, o, live != nil, made, r.Known)
 			}
 			return nil
 		})
@@ -194,7 +194,8 @@ func madeHere(objects []Object) provisions {
 	return made
 }
 
-func (t Target) prove(ctx context.Context, o Object, made provisions, known *Known) answer {
+// prove asks the API about one object. Seen says that a watch knows it.
+func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions, known *Known) answer {
 	ref := o.Ref()
 	deferred := func(live *unstructured.Unstructured, why string) answer {
 		return answer{diff.Change{Ref: ref, Action: diff.Create, Deferred: why}, live, nil}
@@ -214,6 +215,11 @@ func (t Target) prove(ctx context.Context, o Object, made provisions, known *Kno
 	if err != nil {
 		return refuse(err)
 	}
+	if !seen { // probably absent, which the dry-run tells too: what it would create has no version
+		if would, err := t.dryRun(ctx, m, o, nil); err == nil && would.GetResourceVersion() == "" {
+			return answer{change: diff.Change{Ref: ref, Action: diff.Create}}
+		}
+	}
 	live, err := t.get(ctx, m, ref)
 	if err != nil {
 		return refuse(err)
@@ -228,7 +234,7 @@ func (t Target) prove(ctx context.Context, o Object, made provisions, known *Kno
 			}
 		}
 	}
-	would, err := t.dryRun(ctx, m, o, live)
+	live, would, err := t.compare(ctx, m, o, live)
 	switch {
 	case live == nil && apierrors.IsNotFound(err) && made.namespaces[ref.Namespace]:
 		return deferred(nil, "its namespace is made by the same revision")
@@ -244,8 +250,23 @@ func (t Target) prove(ctx context.Context, o Object, made provisions, known *Kno
 	return answer{diff.Change{Ref: ref, Action: diff.Unchanged}, live, nil}
 }
 
-// reread reads an object that is as desired, because the watch has not seen our own last write of it yet.
-func (t Target) reread(ctx context.Context, o Object) answer {
+// compare is what the object is and what a sync would make of it, of one and the same version: a controller may write between
+// the two questions, and what it wrote would count as ours to change.
+func (t Target) compare(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured) (was, would *unstructured.Unstructured, err error) {
+	const tries = 3
+	for range tries {
+		if would, err = t.dryRun(ctx, m, o, live); err != nil || live == nil || would.GetResourceVersion() == live.GetResourceVersion() {
+			break
+		}
+		if live, err = t.get(ctx, m, o.Ref()); err != nil {
+			break
+		}
+	}
+	return live, would, err
+}
+
+// reread reads an object that was as desired, because the watch may not have seen our own last write of it yet.
+func (t Target) reread(ctx context.Context, o Object, made provisions, known *Known) answer {
 	m, err := t.mapping(o.Ref().GroupKind(), o.GroupVersionKind().Version)
 	if err != nil {
 		return answer{err: refused(o, err)}
@@ -254,11 +275,10 @@ func (t Target) reread(ctx context.Context, o Object) answer {
 	if err != nil {
 		return answer{err: refused(o, err)}
 	}
-	change := diff.Change{Ref: o.Ref(), Action: diff.Unchanged}
-	if live == nil {
-		change.Action = diff.Create
+	if !known.Agrees(o, live) {
+		return t.prove(ctx, o, live != nil, made, known)
 	}
-	return answer{change, live, nil}
+	return answer{diff.Change{Ref: o.Ref(), Action: diff.Unchanged}, live, nil}
 }
 
 // get reads an object; nil without an error when there is none.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strconv"
 	"time"
 
@@ -67,6 +68,14 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.next.ServeHTTP(w, r)
 }
 
+// profiles answers /debug/pprof, where Go's own tools look for it.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+}
+
 // telemetry is where /metrics, /healthz and /readyz are answered, and to whom.
 type telemetry struct {
 	address     string
@@ -85,7 +94,7 @@ func telemetryOf(o Options, api controlplane.API, registry *prometheus.Registry,
 		certificate: func() (tls.Certificate, error) { return tls.LoadX509KeyPair(cert, key) }, registry: registry, ready: ready}, err
 }
 
-// serveTelemetry answers until ctx ends.
+// serveTelemetry answers until ctx ends; /debug/pprof too.
 func serveTelemetry(ctx context.Context, t telemetry) error {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))
@@ -97,6 +106,7 @@ func serveTelemetry(ctx context.Context, t telemetry) error {
 		}
 		io.WriteString(w, "ok\n")
 	})
+	profiles(mux)
 	handler, err := newGate(t, mux)
 	if err != nil {
 		return fmt.Errorf("prepare authentication of /metrics: %w", err)

@@ -18,7 +18,8 @@ import (
 
 const (
 	applicationResource = "applications"
-	byOwner             = "owner" // index: the value of the owner's label
+	byOwner             = "owner"      // index: the value of the owner's label
+	byDependency        = "dependency" // index: namespace/name of what it depends on
 )
 
 // applications is the watched set of all Applications, and the way their status is written.
@@ -52,6 +53,14 @@ func newApplications(cfg *rest.Config) (*applications, error) {
 	lw := cache.NewListWatchFromClient(client, applicationResource, metav1.NamespaceAll, fields.Everything())
 	informer := cache.NewSharedIndexInformer(lw, &v1alpha1.Application{}, 0, cache.Indexers{
 		byOwner: func(obj any) ([]string, error) { return []string{ownerOf(obj.(*v1alpha1.Application))}, nil },
+		byDependency: func(obj any) ([]string, error) {
+			var out []string
+			app := obj.(*v1alpha1.Application)
+			for _, d := range app.Spec.DependsOn {
+				out = append(out, types.NamespacedName{Namespace: app.Namespace, Name: d.Name}.String())
+			}
+			return out, nil
+		},
 	})
 	return &applications{client, informer}, nil
 }
@@ -106,21 +115,16 @@ func (a *applications) get(key types.NamespacedName) *v1alpha1.Application {
 }
 
 func (a *applications) dependents(on *v1alpha1.Application) []types.NamespacedName {
-	var out []types.NamespacedName
-	for _, obj := range a.informer.GetStore().List() {
-		app := obj.(*v1alpha1.Application)
-		for _, d := range app.Spec.DependsOn {
-			if app.Namespace == on.Namespace && d.Name == on.Name {
-				out = append(out, keyOf(app))
-			}
-		}
-	}
-	return out
+	return a.indexed(byDependency, keyOf(on).String())
 }
 
 // withOwner returns the Applications whose objects carry this owner.
 func (a *applications) withOwner(owner string) []types.NamespacedName {
-	objs, err := a.informer.GetIndexer().ByIndex(byOwner, owner)
+	return a.indexed(byOwner, owner)
+}
+
+func (a *applications) indexed(index, value string) []types.NamespacedName {
+	objs, err := a.informer.GetIndexer().ByIndex(index, value)
 	if err != nil {
 		return nil
 	}

@@ -26,7 +26,7 @@ import (
 )
 
 // workers is how many Applications are worked on at once.
-const workers = 4
+const workers = 16
 
 // Sources gives commits.
 type Sources interface {
@@ -67,6 +67,7 @@ type Engine struct {
 	mapper   *restmapper.DeferredDiscoveryRESTMapper
 	apps     *applications
 	live     *live
+	readers  *readers
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	recorder record.EventRecorder
 	end      context.CancelCauseFunc // ends the engine; nil in a Preview, which writes nothing
@@ -138,7 +139,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),
 			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: "applications"}),
-		work: map[types.NamespacedName]*work{}, dyn: map[string]dynamic.Interface{},
+		readers: newReaders(), work: map[types.NamespacedName]*work{}, dyn: map[string]dynamic.Interface{},
 	}
 	_, err = e.dynamicAs("")
 	return e, err
@@ -181,14 +182,24 @@ type work struct {
 	heard        source.Event
 	known        *apply.Known
 	rendered     rendered
+	placed       placed
 	last         candidate             // the applied revision
 	written      *v1alpha1.Application // as it was after the last write of its status
-	owns         string                // the open intent that this process began, or has taken over
-	started      time.Time             // of the last sync that wrote
-	unswept      bool                  // contents may be kept that nothing names once the status is written
-	said         string                // the last failure that was logged
-	asking       string                // the sync request that is being honoured; guarded by mu
-	asked        string                // the last one that was; guarded by mu
+	untold       *v1alpha1.Application // as the last look left it, when that was not worth a write yet
+	untoldSince  time.Time
+	owns         string    // the open intent that this process began, or has taken over
+	started      time.Time // of the last sync that wrote
+	unswept      bool      // contents may be kept that nothing names once the status is written
+	said         string    // the last failure that was logged
+	asking       string    // the sync request that is being honoured; guarded by mu
+	asked        string    // the last one that was; guarded by mu
+}
+
+// placed is what was rendered, as the API is asked for it.
+type placed struct {
+	of        []apply.Object
+	namespace string
+	candidate candidate // without a commit
 }
 
 func (e *Engine) workOf(key types.NamespacedName) *work {
@@ -211,6 +222,7 @@ func (e *Engine) forget(key types.NamespacedName) {
 	if w != nil {
 		w.subscription.end()
 	}
+	e.readers.drop(key)
 	e.cfg.Metrics.forget(key)
 	if err := e.cfg.Contents.Drop(ownerOf(&v1alpha1.Application{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})); err != nil {
 		e.cfg.Log.Warn("revisions of a deleted Application could not be removed", "app", key, "err", err)

@@ -180,6 +180,9 @@ func (t *turn) applying(ctx context.Context, in *v1alpha1.Intent, objects []appl
 	written := now(time.Now())
 	in.Written, in.Phase = &written, string(intent.Next(intent.Applying, intent.Written, t.policy()))
 	t.app.Status.LastSync = record
+	if record.Created+record.Updated > 0 { // the watches tell what became of it, sooner than asking would
+		return outcome{soon, v1alpha1.Verifying, reasonVerifying, "every object is written"}, false
+	}
 	return outcome{}, true
 }
 

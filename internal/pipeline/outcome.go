@@ -11,7 +11,7 @@ type class int
 
 const (
 	done    class = iota // nothing but an event
-	soon                 // health is awaited; events come, but pods tell more than their owners
+	soon                 // it is expected to be over at once, and told only when it lasts: health is awaited, a repository is read
 	waiting              // something outside is to change, which no watch tells
 	retry                // the API refused or failed; it may be otherwise in a while
 	stalled              // a person must act, and that will be an event
@@ -25,6 +25,9 @@ type outcome struct {
 	message string
 }
 
+// lasting is how long what is expected to be over at once may take before the status tells of it.
+const lasting = time.Second
+
 const (
 	never   time.Duration = -1
 	backoff time.Duration = -2
@@ -34,7 +37,7 @@ const (
 func (o outcome) requeueAfter() time.Duration {
 	switch o.class {
 	case soon:
-		return time.Second
+		return lasting
 	case waiting:
 		return 10 * time.Second
 	case retry:

@@ -87,7 +87,7 @@ func (e *Engine) source(ctx context.Context, app *v1alpha1.Application, w *work)
 		if heard.Err != nil {
 			return snapshot, failed(done, reasonSource, heard.Err), false
 		}
-		return snapshot, outcome{done, v1alpha1.Pending, reasonFetching, "reading " + app.Spec.Source.Repo}, false
+		return snapshot, outcome{soon, v1alpha1.Pending, reasonFetching, "reading " + app.Spec.Source.Repo}, false
 	}
 	app.Status.ObservedCommit = snapshot.Commit
 	return snapshot, outcome{}, true

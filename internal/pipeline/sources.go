@@ -46,8 +46,11 @@ func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec)
 	w.hear(source.Event{})
 	key := keyOf(app)
 	cancel, err := e.cfg.Sources.Subscribe(spec, interval, func(ev source.Event) {
-		w.hear(ev)
+		before := w.hear(ev)
 		e.cfg.Metrics.source(key, ev.Err)
+		if before.Err == nil && ev.Err == nil && e.readers.passOver(key, before.Snapshot, ev.Snapshot) {
+			return
+		}
 		e.queue.Add(key)
 	})
 	if err != nil {
@@ -57,10 +60,12 @@ func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec)
 	return nil
 }
 
-func (w *work) hear(ev source.Event) {
+// hear notes an event and returns the one before.
+func (w *work) hear(ev source.Event) (before source.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.heard = ev
+	before, w.heard = w.heard, ev
+	return before
 }
 
 func (w *work) event() source.Event {

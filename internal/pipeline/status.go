@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -35,6 +36,9 @@ func (e *Engine) report(ctx context.Context, app *v1alpha1.Application, w *work,
 	setConditions(app)
 	e.say(app, w)
 	e.cfg.Metrics.phase(keyOf(app), st.Phase)
+	if w.holdBack(app, out) {
+		return out
+	}
 	switch err := e.write(ctx, app, w); {
 	case err == nil:
 		e.sweep(app, w)
@@ -54,7 +58,7 @@ func (e *Engine) write(ctx context.Context, app *v1alpha1.Application, w *work) 
 	if current == nil {
 		return nil
 	}
-	if current = w.newest(current); current.ResourceVersion == app.ResourceVersion && reflect.DeepEqual(current.Status, app.Status) {
+	if current = w.told(current); current.ResourceVersion == app.ResourceVersion && reflect.DeepEqual(current.Status, app.Status) {
 		return nil
 	}
 	status := app.Status.DeepCopy()
@@ -64,12 +68,39 @@ func (e *Engine) write(ctx context.Context, app *v1alpha1.Application, w *work) 
 	}
 	*app = *updated
 	app.Status = *status // times keep what they were written with
-	w.written = app.DeepCopy()
+	w.written, w.untold, w.untoldSince = app.DeepCopy(), nil, time.Time{}
 	return nil
 }
 
-// newest is the Application as the watch has it, or as it was after our own last write when the watch lags behind.
+// holdBack keeps what a look found for the next one instead of writing it, for as long as it may be over at once. A crash
+// loses nothing by that: what must not be lost is written by the step that needs it.
+func (w *work) holdBack(app *v1alpha1.Application, out outcome) bool {
+	if out.class != soon {
+		w.untoldSince = time.Time{}
+		return false
+	}
+	if w.untoldSince.IsZero() {
+		w.untoldSince = time.Now()
+	}
+	if time.Since(w.untoldSince) >= lasting {
+		return false
+	}
+	w.untold = app.DeepCopy()
+	return true
+}
+
+// newest is the Application as the last look left it. The engine is the only writer of a status, so what it has not told yet
+// holds, whoever changed the spec.
 func (w *work) newest(watched *v1alpha1.Application) *v1alpha1.Application {
+	app := w.told(watched)
+	if w.untold != nil && w.untold.UID == app.UID {
+		app.Status = *w.untold.Status.DeepCopy()
+	}
+	return app
+}
+
+// told is the Application as the watch has it, or as it was after our own last write when the watch lags behind.
+func (w *work) told(watched *v1alpha1.Application) *v1alpha1.Application {
 	if w.written != nil && w.written.UID == watched.UID && version(w.written) > version(watched) {
 		return w.written.DeepCopy()
 	}
@@ -209,7 +240,7 @@ func inventoryOf(held []apply.Held) []v1alpha1.ObjectReference {
 		out = append(out, referenceOf(h))
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.ObjectReference) int {
-		return strings.Compare(a.Namespace+"/"+a.Kind+"/"+a.Name+"/"+a.Group, b.Namespace+"/"+b.Kind+"/"+b.Name+"/"+b.Group)
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name), strings.Compare(a.Group, b.Group))
 	})
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/redact"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // turn is one look at an Application with everything that writing its objects takes.
@@ -41,8 +42,7 @@ func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, c
 			"to delete them, delete the Application with spec.sync.onDelete: Cascade", pathOf(app), held))
 	}
 	e.live.follow(desired)
-	c := candidate{commit: commit, objects: target.Place(desired, namespaceFor(app))}
-	c.digest = apply.Digest(c.objects)
+	c := t.place(commit, desired)
 	st := &app.Status
 	switch {
 	case st.Intent != nil && st.Intent.Revision.Digest == c.digest:
@@ -56,6 +56,25 @@ func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, c
 	}
 	st.Rejected = nil
 	return t.tend(ctx, c)
+}
+
+// place makes what was rendered ready for the API, once for each rendering, as soon as the API knows all its kinds.
+func (t *turn) place(commit string, desired []apply.Object) candidate {
+	p := &t.w.placed
+	if namespace := namespaceFor(t.app)(schema.GroupKind{}); p.namespace != namespace || !sameSlice(p.of, desired) {
+		c := candidate{objects: t.target.Place(desired, namespaceFor(t.app))}
+		c.digest = apply.Digest(c.objects)
+		if *p = (placed{desired, namespace, c}); !t.target.Knows(desired) {
+			p.of = nil
+		}
+	}
+	c := p.candidate
+	c.commit = commit
+	return c
+}
+
+func sameSlice[T any](a, b []T) bool {
+	return len(a) == len(b) && len(a) > 0 && &a[0] == &b[0]
 }
 
 // keep holds in place what is there while a newer revision cannot be: an intent that was begun goes on, the applied

@@ -79,16 +79,16 @@ func timeoutOf(app *v1alpha1.Application) time.Duration {
 }
 
 // judge is the health of one object, with the reason that its pods give.
-func (e *Engine) judge(ctx context.Context, live *unstructured.Unstructured, o apply.Object) health.Verdict {
+func (t *turn) judge(ctx context.Context, live *unstructured.Unstructured, o apply.Object) health.Verdict {
 	v := health.Of(live)
 	if v.Status == health.Healthy {
 		return v
 	}
 	selector, ok := health.Selector(live)
-	if !ok {
+	if !ok || time.Since(t.w.started) < lasting { // written just now: nobody has had time to fall ill
 		return v
 	}
-	pods, err := e.kube.CoreV1().Pods(o.GetNamespace()).List(ctx, metav1.ListOptions{
+	pods, err := t.kube.CoreV1().Pods(o.GetNamespace()).List(ctx, metav1.ListOptions{
 		LabelSelector: labels.SelectorFromSet(selector).String(), ResourceVersion: "0"})
 	if err != nil {
 		return v // the verdict stands; only its reason is unknown
