@@ -142,9 +142,10 @@ func (x *undo) release(ctx context.Context, m *meta.RESTMapping, live *unstructu
 	return x.t.as(x.t.Manager).patch(ctx, m, Object{Unstructured: nothing}, live, whatever)
 }
 
-// remove deletes an object that was absent and is not in the base, if it is the one that was made.
+// remove deletes an object that was absent and is not in the base, if it is the one that was made; also where somebody's object had been
+// deleted and was made again.
 func (x *undo) remove(ctx context.Context, i Image) error {
-	if _, inBase := x.base[i.Held.Ref]; inBase || i.Object != nil {
+	if _, inBase := x.base[i.Held.Ref]; inBase {
 		return nil
 	}
 	m, err := x.t.mapping(i.Held.Ref.GroupKind(), i.Held.Version)
@@ -155,7 +156,7 @@ func (x *undo) remove(ctx context.Context, i Image) error {
 		return err
 	}
 	live, err := x.t.get(ctx, m, i.Held.Ref)
-	if err != nil || live == nil || live.GetDeletionTimestamp() != nil {
+	if err != nil || live == nil || live.GetDeletionTimestamp() != nil || i.Object != nil && string(live.GetUID()) == i.Held.UID {
 		return err
 	}
 	if !x.made(live) {
