@@ -20,6 +20,11 @@ type Image struct {
 	Object map[string]any `json:"object,omitempty"`
 }
 
+// Foreign says that the object was there and was not the target's.
+func (i Image) Foreign(t Target) bool {
+	return i.Object != nil && (&unstructured.Unstructured{Object: i.Object}).GetLabels()[t.Label] != t.Owner
+}
+
 // Images are the images of all that a proven plan changes.
 func (p *Proof) Images(desired []Object) []Image {
 	var out []Image

@@ -16,6 +16,7 @@ import (
 // Ledger keeps what the engine did.
 type Ledger interface {
 	Append(ledger.Entry) (ledger.Entry, error)
+	Has(id string) bool
 	Keyed(content []byte) string
 }
 

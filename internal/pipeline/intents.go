@@ -73,10 +73,11 @@ func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) out
 	if err := t.account(entry); err != nil {
 		return failed(retry, reasonStore, err)
 	}
-	st.AppliedRevision = &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
-	if err := t.pin(st.AppliedRevision, c.objects); err != nil {
+	revision := &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
+	if err := t.pin(revision, c.objects); err != nil {
 		return failed(retry, reasonStore, err)
 	}
+	st.AppliedRevision = revision
 	st.Inventory, st.Rejected = inventoryOf(proof.Held(c.objects)), nil
 	t.remember(*st.AppliedRevision)
 	t.w.applied(c)
@@ -103,7 +104,7 @@ func (t *turn) images(in *v1alpha1.Intent) ([]apply.Image, error) {
 // overtake lets a newer revision take an open intent over, if it passes its dry-run and the open one need not finish first.
 func (t *turn) overtake(ctx context.Context, c candidate) outcome {
 	in := t.app.Status.Intent
-	if !intent.Interruptible(intent.Phase(in.Phase), int(in.Interruptions)) {
+	if !intent.Interruptible(intent.Phase(in.Phase), int(in.Interruptions)) || t.ended(in) != "" {
 		out := t.carryOnOpen(ctx)
 		if t.app.Status.Intent == nil { // it has come to its end: now the newer one
 			out.class = soon
@@ -133,6 +134,7 @@ func (t *turn) carryOnOpen(ctx context.Context) outcome {
 
 // carryOn takes the open intent as far as it goes without waiting. Proof is what was proven just now, or nil.
 func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply.Proof) outcome {
+	t.resume(t.app.Status.Intent, objects)
 	for {
 		in := t.app.Status.Intent
 		t.target.Maker.Intent = in.ID
@@ -259,14 +261,17 @@ func (t *turn) arrived(in *v1alpha1.Intent, objects []apply.Object) {
 // pruning deletes what left the revision. That cannot be undone, so that the revision is the applied one is written first.
 func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object) outcome {
 	st := &t.app.Status
+	images, err := t.images(in)
+	if err != nil {
+		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
+	}
+	if err := t.handBack(ctx, in, images, objects); err != nil {
+		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
+	}
 	r := t.revision(objects)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {
 		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
-	}
-	images, err := t.images(in)
-	if err != nil {
-		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
 	}
 	written := touched(images, "created", "changed")
 	if proof.Prunes() > 0 {

@@ -131,6 +131,7 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 			return out
 		}
 	}
+	app.Status.Inventory = refreshed(app.Status.Inventory, proof)
 	t.w.applied(c)
 	app.Status.AppliedRevision.Commit = c.commit // another one, perhaps, that renders to the same
 	app.Status.Drift = driftOf(proof, c.objects, false)

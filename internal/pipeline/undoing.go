@@ -104,7 +104,7 @@ func (e *Engine) tryAgain(app *v1alpha1.Application, request string) {
 	st := &app.Status
 	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "retry/" + string(app.UID) + "/" + request, Actor: "a person", To: st.ObservedCommit, Outcome: "Retry"})
 	st.Rejected = nil
-	if in := st.Intent; in != nil && (in.Phase == string(intent.Held) || in.Phase == string(intent.Incomplete)) {
+	if in := st.Intent; in != nil && (&turn{Engine: e, app: app}).ended(in) == "" && (in.Phase == string(intent.Held) || in.Phase == string(intent.Incomplete)) {
 		in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Retried, ""))
 		in.Started, in.Written = now(time.Now()), nil
 		in.Reason, in.Message, in.Remember = "", "", false
