@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 GO       ?= go
 PACKAGES := ./api/... ./cmd/gitopsd/... ./cmd/gitopsd-render/... ./cmd/gitopsd-kubectl/... ./cmd/gitopsd-shim/... ./cmd/gitopsd-bridge/... ./internal/... ./test/... ./examples/...
 
-.PHONY: help build demo check vet lint unit e2e bench fuzz generate deps clean
+.PHONY: help build demo check vet lint unit e2e model bench fuzz generate deps clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ unit: ## unit tests under the race detector; those of containers and networks ne
 e2e: ## end-to-end tests on real containers, of a daemon with the race detector; needs root
 	@hack/build-e2e.sh
 	$(GO) test -race -timeout 40m -count=1 ./test/e2e/...
+
+model: ## random histories of commits, crashes and changes by hand, in virtual time; HISTORIES=10000, SEED=1 is the first
+	cd test/model && HISTORIES=$(or $(HISTORIES),10000) SEED=$(or $(SEED),1) $(GO) test -count=1 -timeout 3h -run TestHistories .
 
 bench: build ## the figures of docs/performance.md; FIGURES="start pods" takes some (program start idle commit pods heal engine); APPLICATIONS=1000 for engine
 	cd bench && $(GO) run . $(FIGURES)
