@@ -89,11 +89,11 @@ func (w *work) holdBack(app *v1alpha1.Application, out outcome) bool {
 	return true
 }
 
-// newest is the Application as the last look left it. The engine is the only writer of a status, so what it has not told yet
-// holds, whoever changed the spec.
+// newest is the Application as the last look left it. What it has not told yet holds only while the Application is the one that it was
+// found of: a write of ours whose answer was lost may have ended the intent that the untold status still carries.
 func (w *work) newest(watched *v1alpha1.Application) *v1alpha1.Application {
 	app := w.told(watched)
-	if w.untold != nil && w.untold.UID == app.UID {
+	if w.untold != nil && w.untold.UID == app.UID && w.untold.ResourceVersion == app.ResourceVersion {
 		app.Status = *w.untold.Status.DeepCopy()
 	}
 	return app
