@@ -87,6 +87,9 @@ func (e *Engine) source(ctx context.Context, app *v1alpha1.Application, w *work)
 		if heard.Err != nil {
 			return snapshot, failed(done, reasonSource, heard.Err), false
 		}
+		if st := app.Status; st.ObservedCommit != "" { // the engine has just begun: what was found before still stands
+			return snapshot, outcome{done, st.Phase, st.Reason, st.Message}, false
+		}
 		return snapshot, outcome{soon, v1alpha1.Pending, reasonFetching, "reading " + app.Spec.Source.Repo}, false
 	}
 	app.Status.ObservedCommit = snapshot.Commit
