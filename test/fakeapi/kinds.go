@@ -19,9 +19,11 @@ import (
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
-	_ "k8s.io/kubernetes/pkg/apis/apps/install" // kinds
-	_ "k8s.io/kubernetes/pkg/apis/core/install" // kinds
+	_ "k8s.io/kubernetes/pkg/apis/apps/install"         // kinds
+	_ "k8s.io/kubernetes/pkg/apis/coordination/install" // kinds
+	_ "k8s.io/kubernetes/pkg/apis/core/install"         // kinds
 	"k8s.io/kubernetes/pkg/registry/apps/deployment"
+	"k8s.io/kubernetes/pkg/registry/coordination/lease"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
 	"k8s.io/kubernetes/pkg/registry/core/namespace"
 	"k8s.io/kubernetes/pkg/registry/core/secret"
@@ -65,6 +67,7 @@ var kinds = []*kind{
 	builtin("v1", "Service", "services", true, serviceRules{service.Strategy}, service.StatusStrategy),
 	builtin("v1", "Namespace", "namespaces", false, namespace.Strategy, namespace.StatusStrategy),
 	builtin("apps/v1", "Deployment", "deployments", true, deployment.Strategy, deployment.StatusStrategy),
+	builtin("coordination.k8s.io/v1", "Lease", "leases", true, lease.Strategy, nil),
 	{gvk: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, plural: "pods", namespaced: true},
 	{gvk: application, plural: "applications", namespaced: true, rules: customMain{}, status: customStatus{}, codec: custom{application}},
 }

@@ -69,7 +69,13 @@ func (d *driver) start() {
 	d.trace.add("engine %s starts", e.gate.id)
 	go func() {
 		defer close(e.done)
-		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: d.repo, Renderer: d.repo, Contents: contents{e.gate, d.contents}, Ledger: account{e.gate, d.ledger},
+		turn, err := pipeline.TakeTurn(ctx, d.client, d.namespace)
+		if err != nil {
+			d.trace.add("engine %s has no turn: %v", e.gate.id, err)
+			return
+		}
+		err = pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: d.repo, Renderer: d.repo,
+			Contents: contents{e.gate, d.contents}, Ledger: account{e.gate, d.ledger}, Turn: turn,
 			Log: slog.New(slog.NewTextHandler(d.trace, nil)), Metrics: pipeline.NewMetrics(prometheus.NewRegistry())})
 		d.trace.add("engine %s ended: %v", e.gate.id, err)
 	}()

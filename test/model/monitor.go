@@ -66,7 +66,7 @@ func (m *monitor) hand(s Step) {
 func (m *monitor) observe(c fakeapi.Change) {
 	old, now := parsed(c.Old), parsed(c.New)
 	id := c.Request.Header.Get(engineHeader)
-	if c.Request.Kind == "Application" || c.Request.Kind == "Namespace" {
+	if c.Request.Kind == "Application" || c.Request.Kind == "Namespace" || c.Request.Kind == "Lease" {
 		if id != "" && m.quiet {
 			m.problem("engine %s: %s of the Application, when nothing happens", id, c.Request.Method)
 		}
@@ -165,6 +165,8 @@ func (m *monitor) deletes(w write) {
 func (m *monitor) writes(w write) {
 	in, st := w.app.Status.Intent, w.app.Status
 	switch {
+	case w.request.Query.Get("fieldManager") == epochManager:
+		m.seizes(in, w)
 	case in == nil:
 		if st.AppliedRevision == nil || !m.asksFor(st.AppliedRevision.Content, w) {
 			m.problem("%s without an intent", w)
@@ -181,6 +183,27 @@ func (m *monitor) writes(w write) {
 		m.undoes(in, w)
 	case !m.asksFor(in.Revision.Content, w):
 		m.problem("%s is not what the intent says", w)
+	}
+}
+
+// epochManager puts an epoch on objects: docs/design/atomicity.md.
+const epochManager = "gitopsd-epoch"
+
+var (
+	epochPath = fieldpath.MakePathOrDie("metadata", "annotations", apply.EpochAnnotation)
+	madePath  = fieldpath.MakePathOrDie("metadata", "annotations", apply.MadeAnnotation)
+)
+
+// seizes checks that an engine takes over what an open intent is about, and writes nothing but its epoch.
+func (m *monitor) seizes(in *v1alpha1.Intent, w write) {
+	if in == nil {
+		m.problem("%s is taken over without an intent", w)
+		return
+	}
+	for _, path := range changedPaths(w.old, w.now) {
+		if !path.Equals(epochPath) {
+			m.problem("%s changes %s, which is no epoch", w, path)
+		}
 	}
 }
 
@@ -289,6 +312,9 @@ func (m *monitor) isRevision(st v1alpha1.ApplicationStatus, objects []apply.Obje
 			m.problem("%s, and %s is not as declared: %s", st.Phase, o.Ref(), tell(live))
 		case o.GetKind() != "Secret": // what stringData owns is another matter
 			own, want := owns(live), fieldsOf(o)
+			if own != nil {
+				own = own.Difference(fieldpath.NewSet(madePath)) // the engine's own mark
+			}
 			if own == nil || !own.Difference(want).Empty() || !want.Difference(own).Empty() {
 				m.problem("%s, and of %s we declare\n%v, not\n%v", st.Phase, o.Ref(), own, want)
 			}

@@ -52,6 +52,9 @@ func (r *repo) number(name string) int {
 func (r *repo) newest() *commit {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.commits) == 0 {
+		return &commit{}
+	}
 	return r.commits[len(r.commits)-1]
 }
 

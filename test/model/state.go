@@ -100,7 +100,7 @@ func tell(u *unstructured.Unstructured) string {
 	}
 	var managers []string
 	for _, m := range u.GetManagedFields() {
-		if m.Subresource == "" && m.Manager != "kube-controller-manager" && !slices.Contains(managers, m.Manager) {
+		if m.Subresource == "" && m.Manager != "kube-controller-manager" && m.Manager != epochManager && !slices.Contains(managers, m.Manager) {
 			managers = append(managers, m.Manager)
 		}
 	}
