@@ -273,6 +273,7 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	if err != nil {
 		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
 	}
+	st.Inventory = refreshed(st.Inventory, proof) // an intent that had ended before a crash comes here without having written
 	written := touched(images, "created", "changed")
 	if proof.Prunes() > 0 {
 		st.Phase, st.Reason, st.Message = v1alpha1.Pruning, reasonPrune, proof.Plan.Summary()

@@ -96,6 +96,10 @@ func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, w
 		}
 		e.live.follow(objects)
 		out = t.tend(ctx, candidate{st.AppliedRevision.Commit, st.AppliedRevision.Digest, objects})
+	default: // there is nothing to look after, but for what comes late
+		if err := t.putRight(ctx, nil); err != nil {
+			why.class = retry
+		}
 	}
 	if out.class == retry || out.class == soon {
 		why.class = out.class
