@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,6 +41,7 @@ type driver struct {
 	contents  pipeline.Contents
 	ledger    pipeline.Ledger
 	trace     *trace
+	began     func(engine string, turn apply.Turn)
 	runLate   func() // makes pods of the image "late" ready
 	timeout   time.Duration
 
@@ -73,6 +75,9 @@ func (d *driver) start() {
 		if err != nil {
 			d.trace.add("engine %s has no turn: %v", e.gate.id, err)
 			return
+		}
+		if d.began != nil {
+			d.began(e.gate.id, turn)
 		}
 		err = pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: d.repo, Renderer: d.repo,
 			Contents: contents{e.gate, d.contents}, Ledger: account{e.gate, d.ledger}, Turn: turn,
@@ -196,6 +201,7 @@ func (d *driver) do(ctx context.Context, s Step) error {
 func (d *driver) takeOver(f *Fault) {
 	old := d.engine
 	if old.gate.stopped() {
+		old.gate.giveUp()
 		d.start()
 		d.engine.gate.arm(f)
 		time.Sleep(Rest)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/test/fakeapi"
@@ -35,6 +36,7 @@ type gate struct {
 	died  func() // told once
 	away  time.Time
 	held  chan struct{} // not nil: the engine is stopped, until it is closed
+	over  bool          // another engine has its contents and ledger, which are fenced by themselves
 }
 
 // arm sets the fault of the next step; what was counted is forgotten.
@@ -74,6 +76,13 @@ func (g *gate) proceed() {
 	}
 }
 
+// giveUp takes contents and ledger away: another process has opened them with a later epoch.
+func (g *gate) giveUp() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.over = true
+}
+
 // pass waits while the engine is stopped, and fails when it is dead or the API is away.
 func (g *gate) pass(ctx context.Context) error {
 	g.mu.Lock()
@@ -106,10 +115,8 @@ func (g *gate) hit(target string) Kind {
 		return ""
 	}
 	switch f.Kind {
-	case Before, After:
-		if f.Kind == Before {
-			g.dead = true
-		}
+	case Before:
+		g.dead = true
 		g.died()
 	case Outage:
 		g.away = time.Now().Add(20 * time.Second)
@@ -117,6 +124,12 @@ func (g *gate) hit(target string) Kind {
 		g.held = make(chan struct{})
 	}
 	return f.Kind
+}
+
+func (g *gate) fenced(target string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.over && (target == "contents" || target == "ledger")
 }
 
 var errRefused, errBroken = errors.New("refused by the model"), errors.New("broken by the model")
@@ -140,9 +153,13 @@ func (g *gate) effect(ctx context.Context, target, what string, do func() error)
 			return err
 		}
 	}
+	if g.fenced(target) {
+		return apply.ErrFenced
+	}
 	err = do()
 	if kind == After {
 		g.kill()
+		g.died()
 	}
 	if kind == Lost || kind == After {
 		return errLost

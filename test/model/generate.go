@@ -126,8 +126,19 @@ func (g *generator) step() []Step {
 		out = append(out, Step{Do: Pin, Back: g.rand.IntN(3)})
 	case n == 16:
 		out = append(out, Step{Do: Run})
-	case n == 17:
+	case n == 17 && g.one(2):
 		out = append(out, Step{Do: pick(g, Consent, Release)})
+	case n == 17 && !g.calm:
+		stopped := g.commit()
+		stopped.Settle, stopped.Fault = pick(g, time.Second, Rest, Late), &Fault{N: 1 + g.rand.IntN(12), Kind: Stopped}
+		if g.one(2) {
+			stopped.Fault = &Fault{N: 1, Kind: Stopped, Target: "object " + pick(g, names...)}
+		}
+		out = append(out, stopped)
+		if g.one(2) {
+			out = append(out, g.commit())
+		}
+		return append(out, Step{Do: TakeOver, Settle: Rest})
 	case n == 18 && !g.calm:
 		out = append(out, Step{Do: pick(g, Restart, Relist, Relist)})
 	default:

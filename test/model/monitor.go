@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -30,18 +31,20 @@ type monitor struct {
 	made     map[string]bool           // UIDs of objects that an engine created
 	declared map[string]*fieldpath.Set // by UID: the fields that the engine ever declared
 	foreign  map[string]string         // the values of objects that are not ours, as somebody left them
+	late     map[string]bool           // UIDs of objects that an engine created when another had followed it
+	epochs   map[string]int64          // of engines
 	byHand   bool                      // somebody changed a declared field, and it may stay
 	cache    map[string]any
 }
 
 func newMonitor(w *world, c pipeline.Contents) *monitor {
-	return &monitor{w: w, contents: c, made: map[string]bool{}, declared: map[string]*fieldpath.Set{}, foreign: map[string]string{theirs: "theirs"}, cache: map[string]any{}}
+	return &monitor{w: w, contents: c, made: map[string]bool{}, late: map[string]bool{}, declared: map[string]*fieldpath.Set{}, foreign: map[string]string{theirs: "theirs"}, epochs: map[string]int64{}, cache: map[string]any{}}
 }
 
 func (m *monitor) clone(w *world, c pipeline.Contents) *monitor {
 	n := *m
 	n.w, n.contents, n.problems = w, c, nil
-	n.made, n.declared, n.foreign, n.cache = maps.Clone(m.made), maps.Clone(m.declared), maps.Clone(m.foreign), map[string]any{}
+	n.made, n.late, n.declared, n.foreign, n.epochs, n.cache = maps.Clone(m.made), maps.Clone(m.late), maps.Clone(m.declared), maps.Clone(m.foreign), maps.Clone(m.epochs), map[string]any{}
 	return &n
 }
 
@@ -83,6 +86,9 @@ func (m *monitor) observe(c fakeapi.Change) {
 		m.made[string(now.GetUID())] = true
 	}
 	w := write{c.Request, old, now, m.app()}
+	if m.stale(id, w) {
+		return
+	}
 	if m.quiet {
 		m.problem("%s, when nothing happens", w)
 	}
@@ -91,6 +97,21 @@ func (m *monitor) observe(c fakeapi.Change) {
 	} else {
 		m.writes(w)
 	}
+}
+
+// stale checks a write of an engine that another one has followed: it changes nothing that an open intent of the other is about. What it
+// makes is found and put right, or not: the checks at rest tell.
+func (m *monitor) stale(id string, w write) bool {
+	if id == strconv.Itoa(m.w.engines) || m.at == "the end" {
+		return false
+	}
+	if in := w.app.Status.Intent; in != nil && w.old != nil && in.Epoch > m.epochs[id] {
+		m.problem("%s by an engine whose turn is over", w)
+	}
+	if w.old == nil {
+		m.late[string(w.now.GetUID())] = true
+	}
+	return true
 }
 
 // write is one write of an engine, and the Application as it stood in the API then.
@@ -141,6 +162,7 @@ func (m *monitor) deletes(w write) {
 		return r.Kind == w.old.GetKind() && r.Name == w.old.GetName() && (r.UID == string(w.old.GetUID()) || r.UID == "" && m.made[string(w.old.GetUID())])
 	})
 	switch {
+	case m.late[string(w.old.GetUID())]: // it came into being by a request that was late
 	case !recorded:
 		m.problem("%s is not in the inventory with this UID", w)
 	case in == nil:

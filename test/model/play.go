@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -116,6 +117,7 @@ func (s *Stage) open(name string, server *fakeapi.Server, r *repo, from *world) 
 		w.late, w.monitor = from.late, from.monitor.clone(w, contents)
 	}
 	server.Observe = w.monitor.observe
+	w.began = func(engine string, turn apply.Turn) { server.Look(func() { w.monitor.epochs[engine] = turn.Epoch }) }
 	var err error
 	if w.book, err = ledger.Open(dir, ledger.Options{}); err != nil {
 		return nil, err
