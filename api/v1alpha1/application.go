@@ -51,6 +51,9 @@ type ApplicationSpec struct {
 	// +kubebuilder:default={}
 	// +optional
 	Sync SyncPolicy `json:"sync,omitempty"`
+	// Health says when objects are well, for kinds of which the engine does not know.
+	// +optional
+	Health HealthPolicy `json:"health,omitempty"`
 }
 
 // Source is a path at a ref of a repository.

@@ -2,7 +2,8 @@
 // and in words why not.
 //
 // In go objects as the API returns them, and the pods of a workload for the reason; out comes a Verdict. The rules are
-// kstatus' (sigs.k8s.io/cli-utils), plus what people need to hear: which pod waits for what. It is pure.
+// kstatus' (sigs.k8s.io/cli-utils), but for a few kinds; over them go rules in CEL that an Application declares, and over these what
+// an object says of itself. Plus what people need to hear: which pod waits for what. It is pure.
 package health
 
 import (
@@ -53,8 +54,10 @@ func Of(live *unstructured.Unstructured) Verdict {
 	if live.GroupVersionKind().Group == "gitopsd.io" {
 		return Verdict{Healthy, ""} // an Application below this one answers for itself
 	}
-	if live.GetKind() == "Service" && live.GroupVersionKind().Group == "" {
-		return Verdict{Healthy, ""} // a load balancer may never come where nobody gives one
+	if judge := special[live.GroupVersionKind().GroupKind()]; judge != nil && live.GetDeletionTimestamp() == nil {
+		if v, decided := judge(live); decided {
+			return v
+		}
 	}
 	r, err := status.Compute(live)
 	if err != nil {

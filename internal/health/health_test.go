@@ -5,9 +5,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
 )
 
 func TestOf(t *testing.T) {
@@ -21,25 +20,58 @@ func TestOf(t *testing.T) {
 			status: {observedGeneration: 1, replicas: 1, updatedReplicas: 1, readyReplicas: 1, availableReplicas: 1, conditions: [{type: Available, status: "True"}]}}`, Healthy},
 		"a Deployment over its deadline": {`{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, generation: 1}, spec: {replicas: 1},
 			status: {observedGeneration: 1, conditions: [{type: Progressing, status: "False", reason: ProgressDeadlineExceeded}]}}`, Degraded},
-		"a failed Job": {`{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {conditions: [{type: Failed, status: "True", message: BackoffLimitExceeded}]}}`, Degraded},
-		"a Service whose load balancer is not there": {"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.0.0.1}}", Healthy},
-		"an Application answers for itself":          {`{apiVersion: gitopsd.io/v1alpha1, kind: Application, metadata: {name: a}, status: {conditions: [{type: Ready, status: "False"}]}}`, Healthy},
-		"what is being deleted":                      {`{apiVersion: v1, kind: ConfigMap, metadata: {name: a, deletionTimestamp: "2026-01-01T00:00:00Z"}}`, Progressing},
+		"a failed Job":        {`{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {conditions: [{type: Failed, status: "True", message: BackoffLimitExceeded}]}}`, Degraded},
+		"a paused Deployment": {`{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, generation: 1}, spec: {replicas: 1, paused: true}, status: {observedGeneration: 1}}`, Healthy},
+		"a paused Deployment that was not seen yet": {`{apiVersion: apps/v1, kind: Deployment, metadata: {name: a, generation: 2}, spec: {replicas: 1, paused: true}, status: {observedGeneration: 1}}`, Progressing},
+		"a DaemonSet replaced by hand": {`{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: a, generation: 1}, spec: {updateStrategy: {type: OnDelete}},
+			status: {observedGeneration: 1, desiredNumberScheduled: 2, currentNumberScheduled: 2, numberAvailable: 2, updatedNumberScheduled: 1}}`, Healthy},
+		"a Job that runs":                  {`{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {active: 1, startTime: "2026-01-01T00:00:00Z"}}`, Progressing},
+		"a Job that completed":             {`{apiVersion: batch/v1, kind: Job, metadata: {name: a}, status: {conditions: [{type: Complete, status: "True"}]}}`, Healthy},
+		"a suspended Job":                  {`{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: {suspend: true}}`, Healthy},
+		"a Pod that failed":                {`{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {phase: Failed}}`, Degraded},
+		"a Pod that succeeded":             {`{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {phase: Succeeded}}`, Healthy},
+		"a claim that is not bound":        {`{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: a}, status: {phase: Pending}}`, Progressing},
+		"a definition that is established": {`{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: a}, status: {conditions: [{type: Established, status: "True"}]}}`, Healthy},
+		"a definition of taken names":      {`{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: a}, status: {conditions: [{type: NamesAccepted, status: "False"}]}}`, Degraded},
+		"a custom resource that is ready":  {`{apiVersion: example.org/v1, kind: Widget, metadata: {name: a}, status: {conditions: [{type: Ready, status: "True"}]}}`, Healthy},
+		"a custom resource that is not":    {`{apiVersion: example.org/v1, kind: Widget, metadata: {name: a}, status: {conditions: [{type: Ready, status: "False"}]}}`, Progressing},
+		"a custom resource that stalls":    {`{apiVersion: example.org/v1, kind: Widget, metadata: {name: a}, status: {conditions: [{type: Stalled, status: "True"}]}}`, Degraded},
+		"an API that does not answer":      {`{apiVersion: apiregistration.k8s.io/v1, kind: APIService, metadata: {name: a}, status: {conditions: [{type: Available, status: "False"}]}}`, Progressing},
+
+		"a load balancer that nobody gives":     {"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.0.0.1}}", Healthy},
+		"a load balancer that somebody gives":   {"{apiVersion: v1, kind: Service, metadata: {name: a, finalizers: [service.kubernetes.io/load-balancer-cleanup]}, spec: {type: LoadBalancer}}", Progressing},
+		"a load balancer of a class":            {"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, loadBalancerClass: example.org/x}}", Progressing},
+		"a load balancer that is there":         {"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, loadBalancerClass: example.org/x}, status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}}", Healthy},
+		"a load balancer whose ports are taken": {"{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, loadBalancerClass: x.org/x}, status: {conditions: [{type: LoadBalancerPortsError, status: \"True\"}]}}", Degraded},
+		"an Application answers for itself":     {`{apiVersion: gitopsd.io/v1alpha1, kind: Application, metadata: {name: a}, status: {conditions: [{type: Ready, status: "False"}]}}`, Healthy},
+		"what is being deleted":                 {`{apiVersion: v1, kind: ConfigMap, metadata: {name: a, deletionTimestamp: "2026-01-01T00:00:00Z"}}`, Progressing},
 	} {
-		u := &unstructured.Unstructured{}
-		b, err := yaml.YAMLToJSON([]byte(c.yaml))
-		if err == nil {
-			err = u.UnmarshalJSON(b) // numbers as the API's client reads them
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := Of(u); got.Status != c.want {
+		if got := Of(object(t, c.yaml)); got.Status != c.want {
 			t.Errorf("%s: %+v, want %s", name, got, c.want)
 		}
 	}
 	if got := Of(nil); got.Status != Missing {
 		t.Errorf("nothing: %+v", got)
+	}
+}
+
+func TestAClaimAwaitsItsConsumer(t *testing.T) {
+	later, atOnce := storagev1.VolumeBindingWaitForFirstConsumer, storagev1.VolumeBindingImmediate
+	claim := object(t, "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: a}, spec: {storageClassName: slow}, status: {phase: Pending}}")
+	if name, ok := ClassOf(claim); !ok || name != "slow" {
+		t.Errorf("class %q, %v", name, ok)
+	}
+	if !AwaitsConsumer(claim, &storagev1.StorageClass{VolumeBindingMode: &later}) || AwaitsConsumer(claim, &storagev1.StorageClass{VolumeBindingMode: &atOnce}) ||
+		AwaitsConsumer(claim, &storagev1.StorageClass{}) {
+		t.Error("the class' binding mode decides")
+	}
+	claim.SetAnnotations(map[string]string{selectedNode: "n1"})
+	if AwaitsConsumer(claim, &storagev1.StorageClass{VolumeBindingMode: &later}) {
+		t.Error("once a pod was placed its volume is awaited")
+	}
+	bound := object(t, "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: a}, spec: {storageClassName: slow}, status: {phase: Bound}}")
+	if _, ok := ClassOf(bound); ok {
+		t.Error("a bound claim waits for nobody")
 	}
 }
 

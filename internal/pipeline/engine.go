@@ -184,6 +184,7 @@ type work struct {
 	rendered     rendered
 	placed       placed
 	last         candidate             // the applied revision
+	declared     declared              // rules of the spec, as they were compiled
 	written      *v1alpha1.Application // as it was after the last write of its status
 	untold       *v1alpha1.Application // as the last look left it, when that was not worth a write yet
 	untoldSince  time.Time

@@ -19,6 +19,9 @@ import (
 // begin proves a new revision, opens an intent for it and carries on with that. From is the intent that it takes over
 // from, or nil. Until the intent is written nothing has happened.
 func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) outcome {
+	if err := checkObjects(c.objects); err != nil {
+		return failed(stalled, reasonRefused, err)
+	}
 	r := t.revision(c.objects)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {

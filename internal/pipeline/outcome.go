@@ -68,6 +68,7 @@ const (
 	reasonStore      = "RevisionStoreFailed"
 	reasonPinned     = "PinnedByHand"
 	reasonTakeOver   = "TakingOver"
+	reasonInvalid    = "InvalidSpec"
 )
 
 // Causes of a sync.

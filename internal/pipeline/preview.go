@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -54,6 +55,9 @@ func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision 
 	}
 	c := candidate{commit: revision, objects: target.Place(desiredOf(rendered), namespaceFor(app))}
 	c.digest = apply.Digest(c.objects)
+	if err := errors.Join(new(work).declare(app), checkObjects(c.objects)); err != nil {
+		return diff.Plan{}, err
+	}
 	proof, err := target.Prove(ctx, apply.Revision{Desired: c.objects, Held: held, Prune: isTrue(app.Spec.Sync.Prune), Live: unseen, Known: apply.NewKnown()})
 	if err != nil {
 		return diff.Plan{}, err

@@ -31,11 +31,16 @@ func (e *Engine) reconcile(ctx context.Context, key types.NamespacedName) outcom
 
 // advance is the pipeline. It changes app.Status in memory, and in the API only where a later step must not be lost.
 func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work) outcome {
+	if err := w.declare(app); err != nil {
+		w.decline(app)
+		return e.refuseSpec(ctx, app, w, err)
+	}
 	if suspended(app) {
 		w.decline(app)
 		if app.Status.Intent != nil { // what was begun is brought to its end
 			return e.keep(ctx, app, w, outcome{done, v1alpha1.Phase(app.Status.Intent.Phase), reasonSuspended, "suspended; what was begun is brought to its end"})
 		}
+		e.observe(ctx, app, w)
 		return outcome{done, v1alpha1.Suspended, reasonSuspended, "suspended; go on with: gitopsd resume " + app.Name}
 	}
 	if out, ok := e.dependencies(app); !ok {

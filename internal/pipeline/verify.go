@@ -21,12 +21,16 @@ const (
 	toldAtMost = 3
 )
 
-// health looks at every object and puts what it found into the status.
+// health looks at every object and puts what it found into the status. Without a proof the watches alone are asked.
 func (t *turn) health(ctx context.Context, p *apply.Proof, objects []apply.Object) health.Status {
 	st := &t.app.Status
 	worst, messages := health.Healthy, []string{}
 	for _, o := range objects {
-		v := t.judge(ctx, newest(t.live.get(o), p.Live(o.Ref())), o)
+		live := t.live.get(o)
+		if p != nil {
+			live = newest(live, p.Live(o.Ref()))
+		}
+		v := t.judge(ctx, live, o)
 		worst = health.Worst(worst, v.Status)
 		if v.Status != health.Healthy {
 			messages = append(messages, fmt.Sprintf("%s: %s", o.Ref(), v.Message))
@@ -80,8 +84,9 @@ func timeoutOf(app *v1alpha1.Application) time.Duration {
 
 // judge is the health of one object, with the reason that its pods give.
 func (t *turn) judge(ctx context.Context, live *unstructured.Unstructured, o apply.Object) health.Verdict {
-	v := health.Of(live)
-	if v.Status == health.Healthy {
+	v := t.w.declared.health.Of(live, o.Unstructured)
+	if v.Status == health.Healthy || t.awaitsConsumer(ctx, live) {
+		v.Status = health.Healthy
 		return v
 	}
 	selector, ok := health.Selector(live)

@@ -64,6 +64,8 @@ func prepare(root *repo, flags ...string) *instance {
 
 func (i *instance) port(k int) int { return 21000 + 20*i.n + k }
 
+func (i *instance) services() string { return fmt.Sprintf("10.%d.128.0/17", i.n) }
+
 func (i *instance) nodePorts() (from, to int) { from = 30000 + 50*i.n; return from, from + 49 }
 
 func (i *instance) args() []string {
@@ -71,7 +73,7 @@ func (i *instance) args() []string {
 	args := []string{"up", "--data-dir", i.dir, "--node-name", fmt.Sprintf("node%d", i.n),
 		"--api-port", strconv.Itoa(i.port(0)), "--agent-port", strconv.Itoa(i.port(1)), "--etcd-port", strconv.Itoa(i.port(2)),
 		"--etcd-peer-port", strconv.Itoa(i.port(3)), "--metrics-port", strconv.Itoa(i.port(4)),
-		"--pod-cidr", fmt.Sprintf("10.%d.0.0/16", 100+i.n), "--service-cidr", fmt.Sprintf("10.%d.0.0/16", 180+i.n),
+		"--pod-cidr", fmt.Sprintf("10.%d.0.0/17", i.n), "--service-cidr", i.services(),
 		"--node-port-range", fmt.Sprintf("%d-%d", from, to),
 		"--bridge", i.bridge, "--nft-table", i.table, "--cgroup-parent", i.cgroup, "--audit-log"}
 	if i.repo != nil {

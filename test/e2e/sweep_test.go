@@ -47,7 +47,7 @@ var endBare = func() {} // ends it, if it was started
 var bare = sync.OnceValues(func() (*bareAPI, error) {
 	i := prepare(nil)
 	bareContext, cancel := context.WithCancel(context.Background())
-	_, services, _ := net.ParseCIDR(fmt.Sprintf("10.%d.0.0/16", 180+i.n))
+	_, services, _ := net.ParseCIDR(i.services())
 	address := net.ParseIP("127.0.0.1")
 	b := &bareAPI{instance: i}
 	klog.LogToStderr(false)

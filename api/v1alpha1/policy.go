@@ -1,0 +1,28 @@
+package v1alpha1
+
+// HealthPolicy says how the health of objects is told where the built-in rules (kstatus') do not know.
+type HealthPolicy struct {
+	// Rules by kind. They count for this Application's objects alone.
+	// +listType=atomic
+	// +optional
+	Rules []HealthRule `json:"rules,omitempty"`
+}
+
+// HealthRule says in CEL when objects of a kind are well, as Flux' healthCheckExprs do. The expressions see apiVersion, kind,
+// metadata, spec, status and data of the object, and the whole as object. They are asked in the order inProgress, failed, current.
+type HealthRule struct {
+	// APIVersion of the kind; an object is judged by the rule whatever version of the group it is read in.
+	// +kubebuilder:validation:MinLength=1
+	APIVersion string `json:"apiVersion"`
+	// +kubebuilder:validation:MinLength=1
+	Kind string `json:"kind"`
+	// Current is true when the object is healthy. While it is false the object is in progress.
+	// +kubebuilder:validation:MinLength=1
+	Current string `json:"current"`
+	// InProgress is true while the object is on its way.
+	// +optional
+	InProgress string `json:"inProgress,omitempty"`
+	// Failed is true when the object is broken.
+	// +optional
+	Failed string `json:"failed,omitempty"`
+}

@@ -1,0 +1,89 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/health"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// declared is what a spec says in languages of its own, compiled.
+type declared struct {
+	from   *v1alpha1.HealthPolicy
+	health *health.Rules
+}
+
+// declare compiles what the spec declares, where it has changed. A mistake in it is told before anything is done by it.
+func (w *work) declare(app *v1alpha1.Application) error {
+	if d := w.declared; d.from != nil && reflect.DeepEqual(*d.from, app.Spec.Health) {
+		return nil
+	}
+	var rules []health.Rule
+	for _, r := range app.Spec.Health.Rules {
+		rules = append(rules, health.Rule(r))
+	}
+	compiled, err := health.Compile(rules)
+	if err != nil {
+		return fmt.Errorf("spec.health of Application %s: %w", keyOf(app), err)
+	}
+	w.declared = declared{app.Spec.Health.DeepCopy(), compiled}
+	return nil
+}
+
+// refuseSpec says that a spec cannot be acted on. What runs is looked after by the rules that are built in, but an open intent
+// stays where it is: by which rules it is to be judged is not known.
+func (e *Engine) refuseSpec(ctx context.Context, app *v1alpha1.Application, w *work, err error) outcome {
+	out := failed(stalled, reasonInvalid, err)
+	if app.Status.Intent != nil || suspended(app) {
+		return out
+	}
+	builtIn, err := health.Compile(nil)
+	if err != nil {
+		panic(err) // there is nothing in it
+	}
+	w.declared = declared{nil, builtIn}
+	return e.keep(ctx, app, w, out)
+}
+
+// checkObjects tells mistakes in the annotations by which objects speak to the engine, all at once.
+func checkObjects(objects []apply.Object) error {
+	var errs []error
+	for _, o := range objects {
+		if err := health.CheckAnnotation(o.Unstructured); err != nil {
+			errs = append(errs, &apply.Refusal{Ref: o.Ref(), Origin: o.Origin, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// observe tells the health of what a suspended Application has applied. It asks the watches alone and writes no object.
+func (e *Engine) observe(ctx context.Context, app *v1alpha1.Application, w *work) {
+	r := app.Status.AppliedRevision
+	if r == nil {
+		return
+	}
+	t := &turn{Engine: e, app: app, w: w}
+	objects, err := t.contentOf(*r)
+	if err != nil {
+		e.cfg.Log.Warn("the health of a suspended Application cannot be told", "app", keyOf(app), "err", err)
+		return
+	}
+	e.live.follow(objects)
+	t.health(ctx, nil, objects)
+}
+
+// awaitsConsumer says that an object is a claim whose volume is made with the first pod that uses it.
+func (t *turn) awaitsConsumer(ctx context.Context, live *unstructured.Unstructured) bool {
+	name, ok := health.ClassOf(live)
+	if !ok {
+		return false
+	}
+	class, err := t.kube.StorageV1().StorageClasses().Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
+	return err == nil && health.AwaitsConsumer(live, class)
+}
