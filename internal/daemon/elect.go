@@ -45,7 +45,7 @@ func (s *server) leadOnce(ctx context.Context, identity string, lead func(contex
 		Lock: &resourcelock.LeaseLock{LeaseMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: leaderLease}, Client: s.kube.CoordinationV1(),
 			LockConfig: resourcelock.ResourceLockConfig{Identity: identity}},
 		LeaseDuration: s.LeaseDuration, RenewDeadline: s.LeaseDuration * 2 / 3, RetryPeriod: s.LeaseDuration * 2 / 15,
-		ReleaseOnCancel: true, Name: leaderLease,
+		Name: leaderLease,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(election context.Context) {
 				if stop(); !begun.CompareAndSwap(false, true) {
@@ -72,5 +72,24 @@ func (s *server) leadOnce(ctx context.Context, identity string, lead func(contex
 	if ctx.Err() != nil && begun.CompareAndSwap(false, true) {
 		return nil
 	}
-	return <-led
+	err = <-led
+	s.giveBack(context.WithoutCancel(ctx), identity)
+	return err
+}
+
+// giveBack ends this process's hold of the lease, so that nobody waits for it to run out. (The library's own way looks only at what it
+// knew: a process that slept would take the lease from the one that holds it by now.)
+func (s *server) giveBack(ctx context.Context, identity string) {
+	ctx, cancel := context.WithTimeout(ctx, s.LeaseDuration)
+	defer cancel()
+	leases := s.kube.CoordinationV1().Leases(s.Namespace)
+	lease, err := leases.Get(ctx, leaderLease, metav1.GetOptions{})
+	if err != nil || lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity != identity {
+		return
+	}
+	nobody, second := "", int32(1)
+	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds = &nobody, &second
+	if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{}); err != nil {
+		s.log.Warn("the lease runs out by itself, for it could not be given back", "err", err)
+	}
 }

@@ -30,6 +30,9 @@ spec:
 }
 
 func goodImage(replicas string) string {
+	if onPlain && replicas == "" {
+		replicas = "  replicas: 0\n" // healthy without a node
+	}
 	return strings.ReplaceAll(brokenImage(replicas), "127.0.0.1:1/absent:v1", helloImage("v1"))
 }
 
@@ -59,7 +62,7 @@ func checkMaps(t testing.TB, i *instance, namespace string, want map[string]stri
 // A revision that does not become healthy is undone wholly: what it changed, what it made, what it would have pruned. It is
 // told as RolledBack, never as success, and is not tried again until a person asks or a newer one comes.
 func TestRollback(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")}, withTimeout(4*time.Second))
 	good := a.await(t).Status.AppliedRevision.Commit
 	uid := configMapUID(t, i, a.namespace, "b")
@@ -144,7 +147,7 @@ func TestHold(t *testing.T) {
 
 // What the dry-run cannot know, a quota that adds up, refuses an object in the middle: everything goes back.
 func TestRefusedInTheMiddle(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")})
 	a.await(t)
 	i.apply(t, a.namespace, "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {count/configmaps: \"4\"}}\n")
@@ -198,7 +201,7 @@ func TestForcedFieldsComeBack(t *testing.T) {
 
 // A newer commit replaces one that waits for health, as soon as it has passed its dry-run; one that has not leaves it alone.
 func TestNewestWins(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")})
 	base := a.await(t).Status.AppliedRevision.Commit
 	waits := a.repo.commit(t, "waits", map[string]string{"web.yaml": brokenImage(""), "b.yaml": configMap("b", "k", "two")})
@@ -224,7 +227,7 @@ func TestNewestWins(t *testing.T) {
 
 // gitopsd rollback goes back to an earlier revision, as it was rendered then, and holds it until a newer commit comes.
 func TestRollbackByHand(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")})
 	first := a.await(t).Status.AppliedRevision.Commit
 	a.repo.commit(t, "two", map[string]string{"a.yaml": configMap("a", "k", "two"), "b.yaml": "", "c.yaml": configMap("c", "k", "two")})
@@ -250,7 +253,7 @@ func TestRollbackByHand(t *testing.T) {
 
 // A commit that would delete most of what is there waits for a person.
 func TestMassPrune(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	files, kept, gone := map[string]string{}, map[string]string{}, map[string]string{}
 	for n := range 8 {
 		name := fmt.Sprint("m", n)

@@ -11,7 +11,7 @@ import (
 // A broken commit changes nothing that runs; status names the place and the reason; the next good commit goes through by
 // itself.
 func TestBrokenCommits(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	good := map[string]string{"good.yaml": configMap("good", "k", "v1")}
 	a := i.deploy(t, good)
 	a.await(t)
@@ -88,7 +88,7 @@ func (a *app) awaitHealed(t testing.TB, name string) {
 
 // An Application with an impossible spec fails by itself and leaves the others alone.
 func TestOneBadApplicationStopsNoOther(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"c.yaml": configMap("c", "k", "v")})
 	for name, spec := range map[string]v1alpha1.Source{
 		"bad-url":    {Repo: "ext::sh -c whoami"},

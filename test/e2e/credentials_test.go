@@ -57,7 +57,7 @@ func (i *instance) awaitConfigMap(t testing.TB, namespace, name, value string) {
 
 // Wrong credentials are told as such, and never shown.
 func TestWrongCredentials(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "one")})
 	server := newGitServer(t, r, "git", "right")
 	r2 := *r
@@ -83,7 +83,7 @@ func TestWrongCredentials(t *testing.T) {
 // whose key is not known, or is another one, is refused in words that name it and say what to do; the key is shown
 // nowhere.
 func TestSSH(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "one")})
 	public, key := sourcetest.NewKey(t)
 	identity := string(key)

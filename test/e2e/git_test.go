@@ -71,7 +71,7 @@ func (s *gitServer) repoURL(r *repo) string { return s.URL + "/" + filepath.Base
 // The Git server goes away, comes back, hangs, and the branch is deleted: what runs stays and is healed, status says since
 // when and why, the daemon does not spin, and when it is over the newest commit comes by itself.
 func TestGitTroubles(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "one")})
 	server := newGitServer(t, r, "git", "canary-git-password")
 	name := nameOf(t)

@@ -25,12 +25,14 @@ import (
 type instance struct {
 	n       int
 	dir     string // data directory
+	api     string // data directory of the API, where its audit log is
 	bridge  string
 	table   string
 	cgroup  string
 	flags   []string
 	program string
-	repo    *repo // what the root Application follows; nil: none
+	repo    *repo           // what the root Application follows; nil: none
+	args    func() []string // of the program
 
 	cmd    *exec.Cmd
 	log    string // file with everything the daemon said
@@ -45,6 +47,7 @@ var instances atomic.Int32
 // newInstance prepares an instance; start starts it. Its end is the test's end.
 func newInstance(t testing.TB, root *repo, flags ...string) *instance {
 	t.Helper()
+	needsNode(t)
 	i := prepare(root, flags...)
 	t.Cleanup(func() { i.remove(t) })
 	return i
@@ -57,9 +60,11 @@ func prepare(root *repo, flags ...string) *instance {
 	if err != nil {
 		panic(err)
 	}
-	return &instance{n: n, dir: filepath.Join(dir, "data"), repo: root, flags: flags, program: gitopsd,
+	i := &instance{n: n, dir: filepath.Join(dir, "data"), repo: root, flags: flags, program: gitopsd,
 		bridge: fmt.Sprintf("gdt%d", n), table: fmt.Sprintf("gdt%d", n), cgroup: fmt.Sprintf("/gdt%d", n),
 		log: filepath.Join(dir, "daemon.log")}
+	i.args, i.api = i.up, i.dir
+	return i
 }
 
 func (i *instance) port(k int) int { return 21000 + 20*i.n + k }
@@ -68,7 +73,8 @@ func (i *instance) services() string { return fmt.Sprintf("10.%d.128.0/17", i.n)
 
 func (i *instance) nodePorts() (from, to int) { from = 30000 + 50*i.n; return from, from + 49 }
 
-func (i *instance) args() []string {
+// up are the arguments of an instance with a control plane and a node of its own.
+func (i *instance) up() []string {
 	from, to := i.nodePorts()
 	args := []string{"up", "--data-dir", i.dir, "--node-name", fmt.Sprintf("node%d", i.n),
 		"--api-port", strconv.Itoa(i.port(0)), "--agent-port", strconv.Itoa(i.port(1)), "--etcd-port", strconv.Itoa(i.port(2)),

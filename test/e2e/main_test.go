@@ -17,10 +17,11 @@ import (
 
 // What hack/build-e2e.sh has built, and what the whole run shares.
 var (
-	gitopsd   string // with the race detector
-	bundleDir string
-	raceDir   string // where race detectors write what they find
-	images    string // host:port of the registry
+	gitopsd      string // with the race detector
+	plainProgram string // test/plaincluster
+	bundleDir    string
+	raceDir      string // where race detectors write what they find
+	images       string // host:port of the registry
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -35,6 +36,7 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	gitopsd = cmp.Or(os.Getenv("GITOPSD_E2E_PROGRAM"), filepath.Join(root, "build/gitopsd-race"))
+	plainProgram = filepath.Join(root, "build/plaincluster-race")
 	bundleDir = filepath.Join(root, "build/bundle-race")
 	if _, err := os.Stat(gitopsd); err != nil {
 		fmt.Fprintln(os.Stderr, "build what the tests run first: hack/build-e2e.sh, or make e2e")
@@ -80,11 +82,50 @@ func reportRaces() int {
 var (
 	sharedOnce sync.Once
 	sharedInst *instance
+	endShared  = func() {} // the cluster that the shared instance is a guest of
+
+	// onPlain says that this run is about an engine on somebody else's cluster: make e2e runs the tests once so and once not.
+	onPlain = os.Getenv("GITOPSD_E2E_ON") == "plain"
 )
+
+// anyCluster is the instance of tests of the engine that need no node: one with a control plane of its own, or `gitopsd server
+// --kubeconfig` on a plain cluster. They leave it as it is.
+func anyCluster(t testing.TB) *instance {
+	t.Helper()
+	if !onPlain {
+		return shared(t)
+	}
+	sharedOnce.Do(func() {
+		c, err := startPlain(filepath.Join(raceDir, "shared-cluster.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := prepare(nil)
+		endShared, i.api = c.end, c.dir
+		kubeconfig := c.kubeconfigOf(t, "engine")
+		i.args = func() []string { return i.guest(kubeconfig) }
+		i.launch(t)
+		i.config, i.kube, i.dyn = c.config, c.kube, c.dyn
+		sharedInst = i
+	})
+	if sharedInst == nil {
+		t.Fatal("the shared instance has not started")
+	}
+	return sharedInst
+}
+
+// needsNode skips a test in the run on the plain cluster, which has none.
+func needsNode(t testing.TB) {
+	t.Helper()
+	if onPlain {
+		t.Skip("it needs a node, and the plain cluster has none")
+	}
+}
 
 // shared is the instance of all tests that leave it as it is.
 func shared(t testing.TB) *instance {
 	t.Helper()
+	needsNode(t)
 	sharedOnce.Do(func() {
 		i := prepare(nil)
 		sharedInst = i
@@ -105,6 +146,7 @@ func removeShared() {
 		fmt.Fprintf(os.Stderr, "uninstall of the shared instance: exit code %d\n%s", code, out)
 	}
 	os.RemoveAll(filepath.Dir(sharedInst.dir))
+	endShared()
 }
 
 // cleanupContext is for what runs after a test's own context has ended.

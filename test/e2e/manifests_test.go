@@ -40,6 +40,14 @@ func helloImage(version string) string { return images + "/hello:" + version }
 
 func toolbox() string { return images + "/toolbox:v1" }
 
+// pods is how many pods a Deployment shall have to be healthy: none where there is no node.
+func pods(n int) int {
+	if onPlain {
+		return 0
+	}
+	return n
+}
+
 // helloDeployment is a Deployment of hello with a probe, and a Service before it; nodePort 0 leaves the Service a
 // ClusterIP.
 func helloDeployment(version string, replicas, nodePort int) string {

@@ -74,7 +74,7 @@ func (i *instance) planJSON(t testing.TB, wantCode int, args ...string) planned 
 
 // The plan of a working copy shows what a push would change, exactly; after the push there is nothing left to show.
 func TestPlan(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"web.yaml": planWebAt("v1"), "c.yaml": configMap("c", "k", "v"), "gone.yaml": configMap("gone", "k", "v")})
 	first := a.await(t).Status.ObservedCommit
 	full := a.namespace + "/" + a.name
@@ -169,7 +169,7 @@ func (i *instance) checkNothingWritten(t testing.TB, mark int64, namespace strin
 // Another order of containers that run one after another is a change, and one that a sync brings to its end, also where
 // somebody has put a container of his own between them. Another order of those that run together is none.
 func TestPlanOrder(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	deployment := func(init, side string) string {
 		containers := ""
 		for _, name := range strings.Fields(side) {
@@ -208,7 +208,7 @@ func TestPlanOrder(t *testing.T) {
 // What the API refuses is told for every object at once, each with its file; a Secret's values never appear, a change of
 // them does; a field that another manager holds is named with that manager.
 func TestPlanRefusalsAndSecrets(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	const value, changed, broken = "canary-value-90b2", "canary-changed-90b2", "canary-broken-90b2"
 	secret := func(v string) string {
 		return "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: " + v + ", same: x}\n"
@@ -259,7 +259,7 @@ func TestPlanRefusalsAndSecrets(t *testing.T) {
 
 // drift says which field, by whom and since when; what others have added is told and is none.
 func TestPlanDrift(t *testing.T) {
-	i := shared(t)
+	i := anyCluster(t)
 	off := false
 	a := i.deploy(t, map[string]string{"c.yaml": configMap("c", "k", "v"), "d.yaml": configMap("d", "k", "v")}, func(app *v1alpha1.Application) { app.Spec.Sync.Heal = &off })
 	a.await(t)

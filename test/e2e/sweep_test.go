@@ -8,9 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,8 +16,6 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
-	"github.com/gitopsd/gitopsd/internal/controlplane"
-	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -29,62 +25,28 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 )
 
-// bareAPI is a control plane in the test's own process, without an engine: the tests bring theirs, between which and the API
-// they can stand.
+// bareAPI is a cluster without an engine: the tests bring theirs, between which and the API they can stand.
 type bareAPI struct {
-	*instance
+	*plainCluster
 	pool *render.Pool
 }
 
 var endBare = func() {} // ends it, if it was started
 
 var bare = sync.OnceValues(func() (*bareAPI, error) {
-	i := prepare(nil)
-	bareContext, cancel := context.WithCancel(context.Background())
-	_, services, _ := net.ParseCIDR(i.services())
-	address := net.ParseIP("127.0.0.1")
-	b := &bareAPI{instance: i}
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
-	ready, ended := make(chan controlplane.API, 1), make(chan error, 1)
-	go func() {
-		ended <- controlplane.Run(bareContext, controlplane.Config{
-			DataDir: i.dir, LogDir: filepath.Join(i.dir, "logs"), Log: slog.New(slog.DiscardHandler), BindAddress: address, AdvertiseAddress: net.ParseIP("192.0.2.10"),
-			APIPort: i.port(0), EtcdPort: i.port(2), EtcdPeerPort: i.port(3), ServiceCIDR: services, PodCIDR: "10.250.0.0/16",
-			NodePortRange: "31000-31049", NodeName: "none", NodeAddress: address, CertificateLife: 24 * time.Hour,
-		}, func(ctx context.Context, api controlplane.API) error {
-			ready <- api
-			<-ctx.Done()
-			return nil
-		})
-	}()
-	endBare = func() {
-		cancel()
-		<-ended
-		os.RemoveAll(filepath.Dir(i.dir))
-	}
-	var err error
-	select {
-	case api := <-ready:
-		i.config = api.Client(pki.Engine)
-	case err = <-ended:
-		ended <- nil // for endBare
+	c, err := startPlain(filepath.Join(raceDir, "plaincluster.log"))
+	if err != nil {
 		return nil, err
 	}
-	i.config.QPS = -1
-	if i.kube, err = kubernetes.NewForConfig(i.config); err != nil {
-		return nil, err
-	}
-	if i.dyn, err = dynamic.NewForConfig(i.config); err != nil {
-		return nil, err
-	}
-	if err := pipeline.Install(bareContext, i.config); err != nil {
+	b := &bareAPI{plainCluster: c}
+	endBare = c.end
+	if err := pipeline.Install(context.Background(), c.config); err != nil {
 		return nil, err
 	}
 	b.pool, err = render.NewPool(render.PoolConfig{Program: filepath.Join(bundleDir, "gitopsd-render"), Workers: 1})
