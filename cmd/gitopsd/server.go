@@ -14,7 +14,7 @@ import (
 // Flags of the server that both of its forms know, and those of an engine on somebody else's cluster.
 var (
 	serverCommon  = []string{"data-dir", "repo", "ref", "path", "git-credentials"}
-	serverForeign = []string{"kubeconfig", "in-cluster", "namespace", "install-crd", "metrics-address", "lease-duration"}
+	serverForeign = []string{"kubeconfig", "in-cluster", "namespace", "git-secret", "service-account", "require-service-account", "install-crd", "metrics-address", "lease-duration"}
 )
 
 func serverCommand() *cobra.Command {
@@ -51,7 +51,10 @@ the earlier one still writes survives.`,
 	f.StringVar(&foreign.Kubeconfig, "kubeconfig", "", "the cluster to work on")
 	f.BoolVar(&inCluster, "in-cluster", false, "work on the cluster whose pod this is, with the pod's service account")
 	f.StringVar(&foreign.Namespace, "namespace", "", "where the engine keeps its revisions, ledger and lease (default gitopsd, in a pod its own)")
-	f.BoolVar(&foreign.InstallCRD, "install-crd", true, "make the cluster know Applications; off: somebody else has")
+	f.StringVar(&own.Root.Secret, "git-secret", "", "a Secret of --namespace with the repository's credentials, instead of --git-credentials")
+	f.StringVar(&own.Root.ServiceAccount, "service-account", "", "the account of --namespace as which the first Application acts (default the engine itself)")
+	f.BoolVar(&foreign.InstallCRD, "install-crd", true, "make the cluster know Applications, and make --namespace; off: somebody else has")
+	f.BoolVar(&foreign.RequireAccount, "require-service-account", false, "refuse Applications that name no service account: the engine does nothing with rights of its own")
 	f.StringVar(&foreign.MetricsAddress, "metrics-address", foreign.MetricsAddress, "where /metrics, /healthz and /readyz answer holders of a token of the cluster")
 	f.DurationVar(&foreign.LeaseDuration, "lease-duration", foreign.LeaseDuration, "how long a leader may be silent before another takes over")
 	return cmd

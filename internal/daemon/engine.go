@@ -22,6 +22,8 @@ type engine struct {
 	turn     apply.Turn
 	log      *slog.Logger
 	metrics  *pipeline.Metrics
+
+	requireAccount bool
 }
 
 func (e engine) run(ctx context.Context) error {
@@ -43,5 +45,5 @@ func (e engine) run(ctx context.Context) error {
 	}
 	defer renderer.Close()
 	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: renderer, Contents: e.contents, Ledger: e.ledger,
-		Turn: e.turn, Log: e.log, Metrics: e.metrics})
+		Turn: e.turn, RequireAccount: e.requireAccount, Log: e.log, Metrics: e.metrics})
 }

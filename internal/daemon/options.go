@@ -53,6 +53,9 @@ type RootSource struct {
 	Ref         string `json:"ref,omitempty"` // branch, tag or commit; found out from its form and the repository
 	Path        string `json:"path,omitempty"`
 	Credentials string `json:"-"` // file
+
+	Secret         string `json:"secret,omitempty"`         // a Secret with credentials that is there
+	ServiceAccount string `json:"serviceAccount,omitempty"` // as which the first Application acts
 }
 
 // DefaultOptions are those of `gitopsd up` without flags.

@@ -16,8 +16,8 @@ type rootApplication = pipeline.Root
 // Application that an earlier start made goes on.
 func (r *RootSource) load() (*rootApplication, error) {
 	if r.Repo == "" {
-		if r.Ref != "" || r.Path != "" || r.Credentials != "" {
-			return nil, errors.New("--ref, --path and --git-credentials say where in a repository to look; name it with --repo")
+		if r.Ref != "" || r.Path != "" || r.Credentials != "" || r.Secret != "" || r.ServiceAccount != "" {
+			return nil, errors.New("--ref, --path, --git-credentials, --git-secret and --service-account are about the repository that is followed first; name it with --repo")
 		}
 		return nil, nil
 	}
@@ -43,7 +43,10 @@ func (r *RootSource) load() (*rootApplication, error) {
 	if r.Credentials != "" && len(data) == 0 {
 		return nil, fmt.Errorf("--git-credentials %s: none of it is for the host of --repo", r.Credentials)
 	}
-	root := &rootApplication{Repo: r.Repo, Ref: r.Ref, Path: r.Path}
+	if r.Secret != "" && len(data) > 0 {
+		return nil, errors.New("--git-secret and credentials in --repo or --git-credentials are two ways to say one thing; use one of them")
+	}
+	root := &rootApplication{Repo: r.Repo, Ref: r.Ref, Path: r.Path, Secret: r.Secret, ServiceAccount: r.ServiceAccount}
 	if len(data) > 0 {
 		root.Credentials = data
 	}

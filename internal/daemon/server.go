@@ -33,7 +33,8 @@ type ServerOptions struct {
 	DataDir        string // mirrors of repositories, unpacked programs, logs; nothing that cannot be made again
 	Kubeconfig     string // the cluster; empty: the one whose pod this is
 	Namespace      string // where the engine keeps its contents, its ledger and its lease
-	InstallCRD     bool
+	InstallCRD     bool // and the namespace
+	RequireAccount bool // every Application has to name a service account
 	Root           RootSource
 	MetricsAddress string
 	LeaseDuration  time.Duration // another process takes over when the leader has not been heard of for so long
@@ -152,10 +153,10 @@ func (s *server) run(ctx context.Context) error {
 		return fmt.Errorf("reach the cluster at %s: %w", s.client.Host, err)
 	}
 	s.log.Info("cluster reached", "url", s.client.Host, "version", version.GitVersion)
-	if err := pipeline.EnsureNamespace(ctx, s.kube, s.Namespace); err != nil {
-		return err
-	}
 	if s.InstallCRD {
+		if err := pipeline.EnsureNamespace(ctx, s.kube, s.Namespace); err != nil {
+			return err
+		}
 		if err := pipeline.Install(ctx, s.client); err != nil {
 			return err
 		}
@@ -193,7 +194,8 @@ func (s *server) lead(ctx context.Context) error {
 		return err
 	}
 	defer account.Close()
-	return engine{client: s.client, dataDir: s.DataDir, contents: contents, ledger: account, turn: turn, log: s.log, metrics: s.metrics}.run(ctx)
+	return engine{client: s.client, dataDir: s.DataDir, contents: contents, ledger: account, turn: turn, log: s.log, metrics: s.metrics,
+		requireAccount: s.RequireAccount}.run(ctx)
 }
 
 func (s *server) stores(turn apply.Turn) (*intent.Secrets, *ledger.Ledger, error) {

@@ -56,8 +56,10 @@ type Config struct {
 	Contents Contents
 	Ledger   Ledger
 	Turn     apply.Turn // zero for an engine that has the cluster for itself
-	Log      *slog.Logger
-	Metrics  *Metrics
+	// RequireAccount refuses Applications that name no service account: the engine does nothing with rights of its own.
+	RequireAccount bool
+	Log            *slog.Logger
+	Metrics        *Metrics
 }
 
 // Engine makes Applications true.
@@ -105,7 +107,7 @@ func (e *Engine) run(ctx context.Context) error {
 		e.queue.ShutDown()
 		return nil
 	})
-	e.live = newLive(ctx, e.dyn[""], e.mapper, e.ownerChanged)
+	e.live = newLive(ctx, e)
 	defer e.live.wait()
 	defer e.asks.Wait()
 	defer e.unsubscribeAll()
@@ -258,13 +260,37 @@ func (e *Engine) dynamicAs(user string) (dynamic.Interface, error) {
 	return d, nil
 }
 
+// kubeAs is dynamicAs for the kinds that Kubernetes itself defines.
+func (e *Engine) kubeAs(user string) (kubernetes.Interface, error) {
+	if user == "" {
+		return e.kube, nil
+	}
+	cfg := rest.CopyConfig(e.cfg.Client)
+	cfg.Impersonate.UserName = user
+	return kubernetes.NewForConfig(cfg)
+}
+
+// userOf is the account that an Application acts as, "" for the engine itself.
+func userOf(app *v1alpha1.Application) string {
+	if sa := app.Spec.Destination.ServiceAccountName; sa != "" {
+		return "system:serviceaccount:" + app.Namespace + ":" + sa
+	}
+	return ""
+}
+
+func (e *Engine) refuseWithoutAccount(app *v1alpha1.Application) error {
+	if e.cfg.RequireAccount && userOf(app) == "" {
+		return errors.New("spec.destination.serviceAccountName is needed here: this engine does nothing with rights of its own; name an account of namespace " + app.Namespace)
+	}
+	return nil
+}
+
 // target is the API as an Application may use it.
 func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
-	user := ""
-	if sa := app.Spec.Destination.ServiceAccountName; sa != "" {
-		user = "system:serviceaccount:" + app.Namespace + ":" + sa
+	if err := e.refuseWithoutAccount(app); err != nil {
+		return apply.Target{}, err
 	}
-	d, err := e.dynamicAs(user)
+	d, err := e.dynamicAs(userOf(app))
 	return apply.Target{Dynamic: d, Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
 		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
 		Maker: apply.Maker{Application: string(app.UID)}}, err

@@ -143,12 +143,12 @@ func ownerIndex(obj any) ([]string, error) {
 	return nil, nil
 }
 
-// of are the watched objects of an owner.
-func (l *live) of(owner string) []*unstructured.Unstructured {
+// owned are the watched objects of an owner.
+func (l *live) owned(owner string) []*unstructured.Unstructured {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []*unstructured.Unstructured
-	for _, informer := range l.kinds {
+	for _, informer := range l.watches {
 		found, err := informer.GetIndexer().ByIndex(byLabel, owner)
 		if err != nil {
 			continue
@@ -177,7 +177,7 @@ func (t *turn) putRight(ctx context.Context, objects []apply.Object) error {
 		known[h.Ref] = true
 	}
 	var errs []error
-	for _, u := range t.live.of(ownerOf(t.app)) {
+	for _, u := range t.live.owned(ownerOf(t.app)) {
 		if known[diff.RefOf(u)] || !apply.Stray(u, string(t.app.UID)) {
 			continue
 		}

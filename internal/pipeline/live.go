@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"log/slog"
 	"reflect"
 	"sync"
 	"time"
@@ -9,6 +10,8 @@ import (
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/diff"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,56 +22,105 @@ import (
 )
 
 // live watches every object that some Application made, kind by kind, from the moment when the first object of the kind
-// appears. It answers what the object is like now and says whose it is when it changes.
+// appears. It answers what the object is like now and says whose it is when it changes. A kind that the engine may not watch in the
+// whole cluster is watched with the rights of the Application's own account, namespace by namespace.
 type live struct {
 	ctx     context.Context // ends all watches
-	client  dynamic.Interface
+	client  func(user string) (dynamic.Interface, error)
+	allowed func(schema.GroupVersionResource) bool // may the engine watch it in the whole cluster
 	mapper  meta.RESTMapper
 	changed func(owner string)
+	log     *slog.Logger
 
-	mu    sync.Mutex
-	kinds map[schema.GroupVersionKind]cache.SharedIndexInformer
-	all   sync.WaitGroup
+	mu      sync.Mutex
+	watches map[watched]cache.SharedIndexInformer
+	own     map[schema.GroupVersionKind]bool // what allowed has answered
+	all     sync.WaitGroup
 }
 
-func newLive(ctx context.Context, client dynamic.Interface, mapper meta.RESTMapper, changed func(string)) *live {
-	return &live{ctx: ctx, client: client, mapper: mapper, changed: changed, kinds: map[schema.GroupVersionKind]cache.SharedIndexInformer{}}
+// watched is what one watch is of. User and namespace are empty for the engine's own, which is of all namespaces.
+type watched struct {
+	user, namespace string
+	kind            schema.GroupVersionKind
+}
+
+func newLive(ctx context.Context, e *Engine) *live {
+	return &live{ctx: ctx, client: e.dynamicAs, allowed: e.mayWatch, mapper: e.mapper, changed: e.ownerChanged, log: e.cfg.Log,
+		watches: map[watched]cache.SharedIndexInformer{}, own: map[schema.GroupVersionKind]bool{}}
 }
 
 // wait returns when every watch has ended, after ctx has.
 func (l *live) wait() { l.all.Wait() }
 
+// view is what one account sees; the empty user is the engine itself.
+type view struct {
+	*live
+	user string
+}
+
+func (l *live) as(user string) view { return view{l, user} }
+
 // follow starts to watch the kinds of these objects where that is not done yet, and waits a moment for the first
 // listing. A kind that the API does not know, or not yet, is left out: it is asked about by other means.
-func (l *live) follow(objects []apply.Object) {
+func (v view) follow(objects []apply.Object) {
 	var fresh []cache.SharedIndexInformer
 	for _, o := range objects {
-		if i := l.start(o.GroupVersionKind()); i != nil {
+		if i := v.start(o); i != nil {
 			fresh = append(fresh, i)
 		}
 	}
 	if len(fresh) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(v.ctx, 5*time.Second)
 	defer cancel()
 	for _, i := range fresh {
-		cache.WaitForCacheSync(ctx.Done(), i.HasSynced)
+		cache.WaitForCacheSync(ctx.Done(), func() bool { return i.HasSynced() || i.IsStopped() })
 	}
 }
 
-// start returns the new watch of a kind, or nil when there is one already or the kind is unknown.
-func (l *live) start(gvk schema.GroupVersionKind) cache.SharedIndexInformer {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.kinds[gvk] != nil {
+// of is the watch that an object belongs to.
+func (v view) of(o apply.Object) watched {
+	kind := o.GroupVersionKind()
+	if own, asked := v.own[kind]; v.user == "" || own || !asked {
+		return watched{kind: kind}
+	}
+	return watched{v.user, o.GetNamespace(), kind}
+}
+
+// start returns the new watch of an object's kind, or nil when there is one already or the kind is unknown.
+func (v view) start(o apply.Object) cache.SharedIndexInformer {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	kind := o.GroupVersionKind()
+	if v.watches[v.of(o)] != nil {
 		return nil
 	}
-	m, err := l.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	m, err := v.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 	if err != nil {
 		return nil
 	}
-	informer := dynamicinformer.NewFilteredDynamicInformer(l.client, m.Resource, metav1.NamespaceAll, 0,
+	if _, asked := v.own[kind]; !asked && v.user != "" {
+		v.own[kind] = v.allowed(m.Resource)
+	}
+	w := v.of(o)
+	if v.watches[w] != nil {
+		return nil
+	}
+	client, err := v.client(w.user)
+	if err != nil {
+		return nil
+	}
+	informer := v.informer(client, m.Resource, w)
+	if informer != nil {
+		v.watches[w] = informer
+		v.all.Go(func() { informer.RunWithContext(v.ctx) })
+	}
+	return informer
+}
+
+func (l *live) informer(client dynamic.Interface, resource schema.GroupVersionResource, w watched) cache.SharedIndexInformer {
+	informer := dynamicinformer.NewFilteredDynamicInformer(client, resource, w.namespace, 0,
 		cache.Indexers{byLabel: ownerIndex}, func(o *metav1.ListOptions) { o.LabelSelector = v1alpha1.LabelApplication }).Informer()
 	notify := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
@@ -78,18 +130,46 @@ func (l *live) start(gvk schema.GroupVersionKind) cache.SharedIndexInformer {
 			l.changed(u.GetLabels()[v1alpha1.LabelApplication])
 		}
 	}
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: notify, DeleteFunc: notify, UpdateFunc: func(old, new any) {
 			if !statusOfAnApplication(old, new) {
 				notify(new)
 			}
 		},
-	}); err != nil {
+	})
+	if err == nil {
+		err = informer.SetWatchErrorHandlerWithContext(l.refused(w))
+	}
+	if err != nil {
 		return nil
 	}
-	l.kinds[gvk] = informer
-	l.all.Go(func() { informer.RunWithContext(l.ctx) })
 	return informer
+}
+
+// refused tells once that an account may not watch what it may write.
+func (l *live) refused(w watched) cache.WatchErrorHandlerWithContext {
+	var once sync.Once
+	return func(ctx context.Context, r *cache.Reflector, err error) {
+		if apierrors.IsForbidden(err) {
+			once.Do(func() {
+				l.log.Warn("changes by others are found late: they may not be watched; allow list and watch", "kind", w.kind.Kind, "namespace", w.namespace, "as", w.user)
+			})
+			return
+		}
+		cache.DefaultWatchErrorHandler(ctx, r, err)
+	}
+}
+
+// blind says that some of these objects are not watched, so that nobody tells of their changes.
+func (v view) blind(objects []apply.Object) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, o := range objects {
+		if i := v.watches[v.of(o)]; i != nil && !i.HasSynced() {
+			return true
+		}
+	}
+	return false
 }
 
 // statusOfAnApplication says that an Application below another one changed, and its status alone: it answers for itself,
@@ -102,10 +182,10 @@ func statusOfAnApplication(old, new any) bool {
 }
 
 // get is the object as the watch last saw it, or nil.
-func (l *live) get(o apply.Object) *unstructured.Unstructured {
-	l.mu.Lock()
-	informer := l.kinds[o.GroupVersionKind()]
-	l.mu.Unlock()
+func (v view) get(o apply.Object) *unstructured.Unstructured {
+	v.mu.Lock()
+	informer := v.watches[v.of(o)]
+	v.mu.Unlock()
 	if informer == nil {
 		return nil
 	}
@@ -125,4 +205,19 @@ func (e *Engine) ownerChanged(owner string) {
 	for _, key := range e.apps.withOwner(owner) {
 		e.queue.Add(key)
 	}
+}
+
+// mayWatch asks the API whether the engine itself may watch a resource in the whole cluster.
+func (e *Engine) mayWatch(r schema.GroupVersionResource) bool {
+	for _, verb := range []string{"list", "watch"} {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Group: r.Group, Version: r.Version, Resource: r.Resource, Verb: verb}}}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		answer, err := e.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		cancel()
+		if err != nil || !answer.Status.Allowed {
+			return false
+		}
+	}
+	return true
 }

@@ -43,6 +43,10 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		e.observe(ctx, app, w)
 		return outcome{done, v1alpha1.Suspended, reasonSuspended, "suspended; go on with: gitopsd resume " + app.Name}
 	}
+	if err := e.refuseWithoutAccount(app); err != nil {
+		w.decline(app)
+		return failed(stalled, reasonAccount, err)
+	}
 	if out, ok := e.dependencies(app); !ok {
 		w.decline(app)
 		return out

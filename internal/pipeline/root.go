@@ -59,6 +59,8 @@ func Install(ctx context.Context, cfg *rest.Config) error {
 type Root struct {
 	Repo, Ref, Path string
 	Credentials     map[string][]byte // the data of its Secret; nil: none
+	Secret          string            // a Secret that is there, instead of Credentials
+	ServiceAccount  string            // as which it acts; empty: as the engine
 }
 
 var commitForm = regexp.MustCompile(`^[0-9a-f]{40}$`)
@@ -97,12 +99,19 @@ func EnsureRoot(ctx context.Context, cfg *rest.Config, root Root, namespace stri
 		}
 		app.Spec.Source.SecretRef = &v1alpha1.LocalReference{Name: rootCredentials}
 	}
+	if root.Secret != "" {
+		app.Spec.Source.SecretRef = &v1alpha1.LocalReference{Name: root.Secret}
+	}
 	client, err := RESTClient(cfg)
 	if err != nil {
 		return err
 	}
+	spec := map[string]any{"source": app.Spec.Source}
+	if root.ServiceAccount != "" {
+		spec["destination"] = v1alpha1.Destination{ServiceAccountName: root.ServiceAccount}
+	}
 	body, err := json.Marshal(map[string]any{"apiVersion": app.APIVersion, "kind": app.Kind,
-		"metadata": map[string]any{"name": app.Name, "namespace": app.Namespace}, "spec": map[string]any{"source": app.Spec.Source}})
+		"metadata": map[string]any{"name": app.Name, "namespace": app.Namespace}, "spec": spec})
 	if err != nil {
 		return err
 	}
@@ -120,7 +129,7 @@ const rootCredentials = "root-credentials"
 func EnsureNamespace(ctx context.Context, kube kubernetes.Interface, name string) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	_, err := kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
-	if err == nil || apierrors.IsForbidden(err) { // without the right to look it is taken to be there: what it is needed for tells
+	if err == nil {
 		return nil
 	}
 	_, err = kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{FieldManager: installer})

@@ -82,6 +82,13 @@ func (e *Engine) sourceSpec(ctx context.Context, app *v1alpha1.Application) (sou
 		return spec, nil
 	}
 	secret, err := e.kube.CoreV1().Secrets(app.Namespace).Get(ctx, s.SecretRef.Name, metav1.GetOptions{})
+	if user := userOf(app); user != "" && apierrors.IsForbidden(err) { // an engine with few rights: then by those of the Application
+		kube, asErr := e.kubeAs(user)
+		if asErr != nil {
+			return spec, asErr
+		}
+		secret, err = kube.CoreV1().Secrets(app.Namespace).Get(ctx, s.SecretRef.Name, metav1.GetOptions{})
+	}
 	if apierrors.IsNotFound(err) {
 		return spec, fmt.Errorf("spec.source.secretRef: there is no Secret %s in namespace %s; create it", s.SecretRef.Name, app.Namespace)
 	}

@@ -21,6 +21,7 @@ type turn struct {
 	app    *v1alpha1.Application
 	w      *work
 	target apply.Target
+	live   view
 }
 
 // candidate is a revision as the cluster would be asked for it.
@@ -36,13 +37,13 @@ func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, c
 	if err != nil {
 		return failed(retry, reasonApply, err)
 	}
-	t := &turn{e, app, w, target}
+	t := &turn{e, app, w, target, e.live.as(userOf(app))}
 	if held := len(app.Status.Inventory); len(desired) == 0 && held > 0 && isTrue(app.Spec.Sync.Prune) {
 		return failed(stalled, reasonEmpty, fmt.Errorf("%s holds no manifests any more; all %d objects would be deleted, and are kept; "+
 			"to delete them, delete the Application with spec.sync.onDelete: Cascade", pathOf(app), held))
 	}
-	e.live.follow(desired)
 	c := t.place(commit, desired)
+	t.live.follow(c.objects)
 	st := &app.Status
 	switch {
 	case st.Intent != nil && st.Intent.Revision.Digest == c.digest:
@@ -84,7 +85,7 @@ func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, w
 	if err != nil {
 		return why
 	}
-	t := &turn{e, app, w, target}
+	t := &turn{e, app, w, target, e.live.as(userOf(app))}
 	var out outcome
 	switch st := &app.Status; {
 	case st.Intent != nil:
@@ -94,7 +95,7 @@ func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, w
 		if err != nil {
 			return why
 		}
-		e.live.follow(objects)
+		t.live.follow(objects)
 		out = t.tend(ctx, candidate{st.AppliedRevision.Commit, st.AppliedRevision.Digest, objects})
 	default: // there is nothing to look after, but for what comes late
 		if err := t.putRight(ctx, nil); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/health"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -53,6 +54,9 @@ func (t *turn) health(ctx context.Context, p *apply.Proof, objects []apply.Objec
 // judgeHealth says whether the applied revision is well. good is what is reported when it is.
 func (t *turn) judgeHealth(ctx context.Context, p *apply.Proof, objects []apply.Object, good outcome) outcome {
 	if t.health(ctx, p, objects) == health.Healthy {
+		if good.class == done && t.live.blind(objects) {
+			good.class = waiting
+		}
 		return good
 	}
 	if late(t.app) {
@@ -93,8 +97,13 @@ func (t *turn) judge(ctx context.Context, live *unstructured.Unstructured, o app
 	if !ok || time.Since(t.w.started) < lasting { // written just now: nobody has had time to fall ill
 		return v
 	}
-	pods, err := t.kube.CoreV1().Pods(o.GetNamespace()).List(ctx, metav1.ListOptions{
-		LabelSelector: labels.SelectorFromSet(selector).String(), ResourceVersion: "0"})
+	opts := metav1.ListOptions{LabelSelector: labels.SelectorFromSet(selector).String(), ResourceVersion: "0"}
+	pods, err := t.kube.CoreV1().Pods(o.GetNamespace()).List(ctx, opts)
+	if user := userOf(t.app); user != "" && apierrors.IsForbidden(err) {
+		if kube, asErr := t.kubeAs(user); asErr == nil {
+			pods, err = kube.CoreV1().Pods(o.GetNamespace()).List(ctx, opts)
+		}
+	}
 	if err != nil {
 		return v // the verdict stands; only its reason is unknown
 	}

@@ -201,6 +201,8 @@ func answer(url, want string) error {
 type auditEntry struct {
 	Verb, RequestURI string
 	User             struct{ Username string }
+	ImpersonatedUser struct{ Username string }
+	ResponseStatus   struct{ Code int }
 	ObjectRef        struct{ Resource, Namespace, Name, Subresource string }
 }
 

@@ -31,8 +31,10 @@ type instance struct {
 	cgroup  string
 	flags   []string
 	program string
-	repo    *repo           // what the root Application follows; nil: none
-	args    func() []string // of the program
+	repo    *repo               // what the root Application follows; nil: none
+	args    func() []string     // of the program
+	as      *syscall.Credential // as whom it runs; nil: as the test
+	env     []string            // more of it
 
 	cmd    *exec.Cmd
 	log    string // file with everything the daemon said
@@ -119,7 +121,8 @@ func (i *instance) launch(t testing.TB) {
 	defer out.Close()
 	i.cmd = exec.Command(i.program, i.args()...)
 	i.cmd.Stdout, i.cmd.Stderr = out, out
-	i.cmd.Env = environment()
+	i.cmd.Env = append(environment(), i.env...)
+	i.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: i.as}
 	if err := i.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log"
@@ -30,6 +31,7 @@ type gate struct {
 	held    chan struct{}
 	release chan struct{}
 	came    chan int // the answer to the one that was held
+	letGo   func()   // lets it go on
 }
 
 // newGate returns a gate and the kubeconfig of a server that goes through it.
@@ -43,10 +45,11 @@ func newGate(t testing.TB, c *plainCluster) (*gate, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{proxy: httputil.NewSingleHostReverseProxy(target)}
+	g := &gate{letGo: func() {}, proxy: httputil.NewSingleHostReverseProxy(target)}
 	g.proxy.Transport, g.proxy.FlushInterval, g.proxy.ErrorLog = tr, -1, log.New(discardWriter{}, "", 0)
 	s := httptest.NewServer(g)
 	t.Cleanup(func() {
+		g.letGo()
 		s.CloseClientConnections()
 		s.Close()
 	})
@@ -62,7 +65,9 @@ func (g *gate) hold(after int, counts func(*http.Request) bool) (held <-chan str
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.armed, g.after, g.counts = true, after, counts
-	g.held, g.release, g.came = make(chan struct{}), make(chan struct{}), make(chan int, 1)
+	release := make(chan struct{})
+	g.held, g.release, g.came = make(chan struct{}), release, make(chan int, 1)
+	g.letGo = sync.OnceFunc(func() { close(release) })
 	return g.held
 }
 
@@ -74,7 +79,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.after--
 		g.armed = !hit
 	}
-	release, came := g.release, g.came
+	held, release, came := g.held, g.release, g.came
 	g.mu.Unlock()
 	if !hit && r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/poison") && !strings.Contains(r.URL.RawQuery, "dryRun") {
 		w.Header().Set("Content-Type", "application/json")
@@ -86,7 +91,12 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.proxy.ServeHTTP(w, r)
 		return
 	}
-	close(g.held)
+	body, err := io.ReadAll(r.Body) // the whole of it has left the process that is about to be stopped
+	if err != nil {
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	close(held)
 	<-release
 	answer := &statusWriter{ResponseWriter: w}
 	g.proxy.ServeHTTP(answer, r)
@@ -206,7 +216,7 @@ func (x *stale) run(t *testing.T) {
 		last = a.repo.commit(t, "three", staleThree)
 	}
 	x.end(t, a, last, "the other one takes over")
-	close(x.gate.release)
+	x.gate.letGo()
 	late := <-x.gate.came
 	t.Logf("%s: came late, and was answered with %d", x.point, late)
 	x.end(t, a, last, "after the late write")
