@@ -68,13 +68,13 @@ func (e *Engine) observe(ctx context.Context, app *v1alpha1.Application, w *work
 	if r == nil {
 		return
 	}
-	t := &turn{Engine: e, app: app, w: w}
+	t := &turn{Engine: e, app: app, w: w, live: e.live.as(userOf(app))}
 	objects, err := t.contentOf(*r)
 	if err != nil {
 		e.cfg.Log.Warn("the health of a suspended Application cannot be told", "app", keyOf(app), "err", err)
 		return
 	}
-	e.live.follow(objects)
+	t.live.follow(objects)
 	t.health(ctx, nil, objects)
 }
 
