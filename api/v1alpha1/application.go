@@ -51,6 +51,10 @@ type ApplicationSpec struct {
 	// +kubebuilder:default={}
 	// +optional
 	Sync SyncPolicy `json:"sync,omitempty"`
+	// Ignore lists fields that are left to others.
+	// +listType=atomic
+	// +optional
+	Ignore []Ignored `json:"ignore,omitempty"`
 	// Health says when objects are well, for kinds of which the engine does not know.
 	// +optional
 	Health HealthPolicy `json:"health,omitempty"`

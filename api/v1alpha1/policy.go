@@ -8,6 +8,28 @@ type HealthPolicy struct {
 	Rules []HealthRule `json:"rules,omitempty"`
 }
 
+// Ignored are fields of some objects that are left to others once the objects exist: they are no difference and no drift, are not
+// healed and not taken by a sync.
+type Ignored struct {
+	// Group, kind, namespace and name of the objects; what is absent stands for any.
+	// +optional
+	Group string `json:"group,omitempty"`
+	// +optional
+	Kind string `json:"kind,omitempty"`
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// +optional
+	Name string `json:"name,omitempty"`
+	// JSONPointers (RFC 6901) lead to the fields; a step * stands for every item of a list.
+	// +listType=atomic
+	// +optional
+	JSONPointers []string `json:"jsonPointers,omitempty"`
+	// Managers are field managers: what they own is left to them.
+	// +listType=atomic
+	// +optional
+	Managers []string `json:"managers,omitempty"`
+}
+
 // HealthRule says in CEL when objects of a kind are well, as Flux' healthCheckExprs do. The expressions see apiVersion, kind,
 // metadata, spec, status and data of the object, and the whole as object. They are asked in the order inProgress, failed, current.
 type HealthRule struct {

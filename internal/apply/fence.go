@@ -85,8 +85,12 @@ func (t Target) guard(ctx context.Context, live *unstructured.Unstructured) erro
 	return nil
 }
 
-// with is a desired object as it is sent: at nil as it is to be created, otherwise with the mark that the live object has.
+// with is a desired object as it is sent: at nil as it is to be created, otherwise with the mark that the live object has, and without
+// what is left to others.
 func (t Target) with(o Object, at *unstructured.Unstructured) Object {
+	if at != nil {
+		o, _ = t.leave(o, at)
+	}
 	if t.Maker.Application == "" {
 		return o
 	}

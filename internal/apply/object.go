@@ -39,6 +39,9 @@ type Target struct {
 	// OwnerName is the name of the Application that a label value stands for, or "": objects of one that is gone are
 	// free.
 	OwnerName func(owner string) string
+	// Ignored are fields that are left to others, and Scaled are workloads whose replicas are.
+	Ignored []Ignored
+	Scaled  *Scaled
 	// Manager owns the declared fields.
 	Manager string
 	// Turn is the right to write; Maker is what creations are marked with.

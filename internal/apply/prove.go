@@ -182,10 +182,12 @@ func (t Target) stays(ctx context.Context, h Held, watched func(Object) *unstruc
 type provisions struct {
 	namespaces map[string]bool
 	kinds      map[schema.GroupKind]meta.RESTScopeName
+
+	autoscalers []Object
 }
 
 func madeHere(objects []Object) provisions {
-	made := provisions{map[string]bool{}, definedScopes(objects)}
+	made := provisions{map[string]bool{}, definedScopes(objects), autoscalers(objects)}
 	for _, o := range objects {
 		if o.GroupVersionKind().GroupKind() == namespaceKind {
 			made.namespaces[o.GetName()] = true
@@ -243,7 +245,16 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	case live == nil:
 		return answer{change: diff.Change{Ref: ref, Action: diff.Create}}
 	}
-	if fields := diff.Fields(live, would); len(fields) > 0 {
+	fields := diff.Fields(live, would)
+	if setsReplicas(fields) && t.Scaled.by(ref) == "" {
+		switch left, err := t.Scaled.look(ctx, ref, made.autoscalers); {
+		case err != nil:
+			return refuse(err)
+		case left:
+			return t.prove(ctx, o, true, made, known)
+		}
+	}
+	if len(fields) > 0 {
 		return answer{diff.Change{Ref: ref, Action: diff.Update, Fields: fields}, live, nil}
 	}
 	known.agree(o, live)

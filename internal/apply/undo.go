@@ -98,6 +98,9 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 	case inBase && now == nil:
 		now, err = x.t.create(ctx, m, o)
 	case inBase:
+		if err := x.t.lookForScaler(ctx, o, now); err != nil {
+			return err
+		}
 		now, err = x.t.patch(ctx, m, o, now, whatever)
 	case same:
 		now, err = x.release(ctx, m, now)
@@ -181,7 +184,7 @@ func (x *undo) made(live *unstructured.Unstructured) bool {
 
 // as is the target under another field manager's name, which puts no marks of ours on objects.
 func (t Target) as(manager string) Target {
-	t.Manager, t.Maker = manager, Maker{}
+	t.Manager, t.Maker, t.Ignored, t.Scaled = manager, Maker{}, nil, nil
 	return t
 }
 

@@ -13,6 +13,7 @@ type Drift struct {
 	Revision    string // the commit that was applied
 	Ours        []Change
 	Theirs      []TheirFields
+	Left        []string // declared fields that are left to others, in words
 	Healed      bool   // what is ours is undone by itself
 	Fate        string // what becomes of what is ours, in words
 }
@@ -50,6 +51,9 @@ func (d Drift) Text(s Style) string {
 	}
 	for _, t := range d.Theirs {
 		fmt.Fprintf(&b, "  %s: %s  (%s)\n", t.Ref, strings.Join(t.Fields, ", "), by(t.Manager, t.Time))
+	}
+	for _, l := range d.Left {
+		b.WriteString(s.paint(dim, "ignored: ") + l + "\n")
 	}
 	return b.String()
 }

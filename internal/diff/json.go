@@ -79,6 +79,7 @@ type driftJSON struct {
 	Fate        string        `json:"fate,omitempty"`
 	Fields      []driftedJSON `json:"fields"`
 	SetByOthers []driftedJSON `json:"setByOthers"`
+	Ignored     []string      `json:"ignored,omitempty"`
 }
 
 type driftedJSON struct {
@@ -95,7 +96,7 @@ type driftedJSON struct {
 // MarshalJSON writes one entry for each field, ours and theirs apart.
 func (d Drift) MarshalJSON() ([]byte, error) {
 	out := driftJSON{Application: d.Application, Revision: d.Revision, Drifted: !d.Empty(), Healed: d.Healed, Fate: d.Fate,
-		Fields: []driftedJSON{}, SetByOthers: []driftedJSON{}}
+		Fields: []driftedJSON{}, SetByOthers: []driftedJSON{}, Ignored: d.Left}
 	for _, c := range d.Ours {
 		if c.Action == Create {
 			out.Fields = append(out.Fields, driftedJSON{refJSON: refJSON(c.Ref), Deleted: true})

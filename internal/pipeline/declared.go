@@ -8,6 +8,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/diff"
 	"github.com/gitopsd/gitopsd/internal/health"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -17,10 +18,18 @@ import (
 type declared struct {
 	from   *v1alpha1.HealthPolicy
 	health *health.Rules
+	ignore []v1alpha1.Ignored
 }
 
 // declare compiles what the spec declares, where it has changed. A mistake in it is told before anything is done by it.
 func (w *work) declare(app *v1alpha1.Application) error {
+	if !reflect.DeepEqual(w.declared.ignore, app.Spec.Ignore) { // what was found equal was so by other rules
+		w.known.Forget()
+		w.declared.ignore = app.DeepCopy().Spec.Ignore
+	}
+	if _, err := ignoredOf(app); err != nil {
+		return err
+	}
 	if d := w.declared; d.from != nil && reflect.DeepEqual(*d.from, app.Spec.Health) {
 		return nil
 	}
@@ -32,8 +41,30 @@ func (w *work) declare(app *v1alpha1.Application) error {
 	if err != nil {
 		return fmt.Errorf("spec.health of Application %s: %w", keyOf(app), err)
 	}
-	w.declared = declared{app.Spec.Health.DeepCopy(), compiled}
+	w.declared.from, w.declared.health = app.Spec.Health.DeepCopy(), compiled
 	return nil
+}
+
+// ignoredOf are the fields that an Application leaves to others.
+func ignoredOf(app *v1alpha1.Application) ([]apply.Ignored, error) {
+	var out []apply.Ignored
+	var errs []error
+	for n, i := range app.Spec.Ignore {
+		if len(i.JSONPointers)+len(i.Managers) == 0 {
+			errs = append(errs, fmt.Errorf("spec.ignore[%d] of Application %s names no field; give it jsonPointers or managers", n, keyOf(app)))
+		}
+		ignored := apply.Ignored{Group: i.Group, Kind: i.Kind, Namespace: i.Namespace, Name: i.Name, Managers: i.Managers}
+		for _, text := range i.JSONPointers {
+			p, err := diff.ParsePointer(text)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("spec.ignore[%d].jsonPointers of Application %s: %w", n, keyOf(app), err))
+				continue
+			}
+			ignored.Pointers = append(ignored.Pointers, p)
+		}
+		out = append(out, ignored)
+	}
+	return out, errors.Join(errs...)
 }
 
 // refuseSpec says that a spec cannot be acted on. What runs is looked after by the rules that are built in, but an open intent
@@ -47,7 +78,7 @@ func (e *Engine) refuseSpec(ctx context.Context, app *v1alpha1.Application, w *w
 	if err != nil {
 		panic(err) // there is nothing in it
 	}
-	w.declared = declared{nil, builtIn}
+	w.declared.from, w.declared.health = nil, builtIn
 	return e.keep(ctx, app, w, out)
 }
 

@@ -290,8 +290,19 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 	if err := e.refuseWithoutAccount(app); err != nil {
 		return apply.Target{}, err
 	}
+	ignored, err := ignoredOf(app)
+	if err != nil {
+		return apply.Target{}, err
+	}
 	d, err := e.dynamicAs(userOf(app))
-	return apply.Target{Dynamic: d, Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
+	if err != nil {
+		return apply.Target{}, err
+	}
+	asks := d
+	if !e.cfg.RequireAccount { // who may change a Deployment may often not list autoscalers
+		asks, err = e.dynamicAs("")
+	}
+	return apply.Target{Dynamic: d, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
 		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
 		Maker: apply.Maker{Application: string(app.UID)}}, err
 }

@@ -55,7 +55,7 @@ func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision 
 	}
 	c := candidate{commit: revision, objects: target.Place(desiredOf(rendered), namespaceFor(app))}
 	c.digest = apply.Digest(c.objects)
-	if err := errors.Join(new(work).declare(app), checkObjects(c.objects)); err != nil {
+	if err := errors.Join((&work{known: apply.NewKnown()}).declare(app), checkObjects(c.objects)); err != nil {
 		return diff.Plan{}, err
 	}
 	proof, err := target.Prove(ctx, apply.Revision{Desired: c.objects, Held: held, Prune: isTrue(app.Spec.Sync.Prune), Live: unseen, Known: apply.NewKnown()})
@@ -63,7 +63,7 @@ func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision 
 		return diff.Plan{}, err
 	}
 	plan := proof.Plan
-	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, notesOf(app, proof, c)
+	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, append(notesOf(app, proof, c), target.Left(c.objects, proof)...)
 	for i, change := range plan.Changes {
 		plan.Changes[i].Replaces = change.Action == diff.Create && proof.Live(change.Ref) != nil
 	}
@@ -111,6 +111,7 @@ func (p *Preview) Drift(ctx context.Context, app *v1alpha1.Application, content 
 	}
 	d := diff.Drift{Application: keyOf(app).String(), Revision: app.Status.AppliedRevision.Commit, Ours: proof.Plan.Changes}
 	d.Healed, d.Fate = fateOf(app)
+	d.Left = target.Left(objects, proof)
 	for _, o := range objects {
 		if live := proof.Live(o.Ref()); live != nil && o.GroupVersionKind().Group != v1alpha1.GroupVersion.Group {
 			for _, f := range diff.AddedFields(live, o.Unstructured, v1alpha1.FieldManager) {
