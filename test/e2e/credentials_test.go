@@ -83,7 +83,7 @@ func TestWrongCredentials(t *testing.T) {
 // whose key is not known, or is another one, is refused in words that name it and say what to do; the key is shown
 // nowhere.
 func TestSSH(t *testing.T) {
-	i := anyCluster(t)
+	i := shared(t)
 	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "one")})
 	public, key := sourcetest.NewKey(t)
 	identity := string(key)

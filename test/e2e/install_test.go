@@ -20,6 +20,7 @@ const nobody = 65532
 // The rights that gitopsd install prints are enough, and no more than they have to be: an engine with the token of exactly that account,
 // and without root on its machine, syncs and heals what an Application's own account may, and tells clearly what that may not.
 func TestInstallWithLeastRights(t *testing.T) {
+	aside(t)
 	c, err := startPlain(filepath.Join(t.TempDir(), "cluster.log"))
 	if err != nil {
 		t.Fatal(err)

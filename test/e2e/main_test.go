@@ -114,6 +114,16 @@ func anyCluster(t testing.TB) *instance {
 	return sharedInst
 }
 
+// aside is for tests that bring clusters and engines of their own: they run beside each other, in the run on a plain cluster, so that the
+// whole of both runs has them once.
+func aside(t *testing.T) {
+	t.Helper()
+	if !onPlain {
+		t.Skip("it runs with the tests on a plain cluster: GITOPSD_E2E_ON=plain")
+	}
+	t.Parallel()
+}
+
 // needsNode skips a test in the run on the plain cluster, which has none.
 func needsNode(t testing.TB) {
 	t.Helper()

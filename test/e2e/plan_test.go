@@ -74,7 +74,7 @@ func (i *instance) planJSON(t testing.TB, wantCode int, args ...string) planned 
 
 // The plan of a working copy shows what a push would change, exactly; after the push there is nothing left to show.
 func TestPlan(t *testing.T) {
-	i := anyCluster(t)
+	i := shared(t)
 	a := i.deploy(t, map[string]string{"web.yaml": planWebAt("v1"), "c.yaml": configMap("c", "k", "v"), "gone.yaml": configMap("gone", "k", "v")})
 	first := a.await(t).Status.ObservedCommit
 	full := a.namespace + "/" + a.name

@@ -10,6 +10,9 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -151,6 +154,7 @@ var (
 // goes on to a newer revision, or undoes one of which an object is refused. Then the write that was held arrives, late, and the stopped
 // one goes on: nothing of it survives.
 func TestStaleLeader(t *testing.T) {
+	aside(t)
 	c, err := startPlain(t.TempDir() + "/cluster.log")
 	if err != nil {
 		t.Fatal(err)
@@ -160,26 +164,47 @@ func TestStaleLeader(t *testing.T) {
 	var gates [2]*gate
 	for n := range servers {
 		g, kubeconfig := newGate(t, c)
-		gates[n], servers[n] = g, newServer(t, c, kubeconfig, "--lease-duration", "2s")
+		gates[n], servers[n] = g, newServer(t, c, kubeconfig, "--lease-duration", "3s")
 		servers[n].launch(t)
 		if n == 0 {
 			servers[n].says(t, 0, "msg=leading")
 		}
 	}
 	servers[1].says(t, 0, "another process leads")
-	leader := 0
 	for _, end := range []string{"newer", "undone"} {
 		t.Run(end, func(t *testing.T) {
 			for n, p := range stalePoints[end] {
-				x := &stale{cluster: c, point: p, namespace: fmt.Sprintf("%s-%d", end, n), undone: end == "undone", leads: servers[leader], gate: gates[leader]}
+				x := &stale{cluster: c, point: p, namespace: fmt.Sprintf("%s-%d", end, n), undone: end == "undone"}
+				leader := leading(t, servers)
+				x.leads, x.gate = servers[leader], gates[leader]
 				x.run(t)
-				leader = 1 - leader
 			}
 		})
 	}
 	if out := c.audit(t, "verify"); !strings.HasPrefix(out, "whole: ") {
 		t.Errorf("audit verify: %s", out)
 	}
+}
+
+var turnForm = regexp.MustCompile(`msg=leading turn=([0-9]+)`)
+
+// leading is which of two servers began the later turn.
+func leading(t testing.TB, servers [2]*server) int {
+	t.Helper()
+	var last [2]int64
+	for n, s := range servers {
+		b, err := os.ReadFile(s.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if turns := turnForm.FindAllSubmatch(b, -1); len(turns) > 0 {
+			last[n], _ = strconv.ParseInt(string(turns[len(turns)-1][1]), 10, 64)
+		}
+	}
+	if last[0] > last[1] {
+		return 0
+	}
+	return 1
 }
 
 // stale is one stop of the leader at its n-th write.

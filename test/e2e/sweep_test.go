@@ -12,10 +12,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -25,6 +27,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 )
@@ -53,8 +57,31 @@ var bare = sync.OnceValues(func() (*bareAPI, error) {
 	return b, err
 })
 
+// stores are what an engine keeps: in Secrets of the namespace that is swept, so that their writes go wrong too.
+func stores(t testing.TB, namespace string, cfg *rest.Config, turn apply.Turn) (pipeline.Contents, *ledger.Ledger) {
+	t.Helper()
+	kube, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := kube.CoreV1().Secrets(namespace)
+	contents, err := intent.OpenSecrets(secrets, names.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(namespace), turn.Epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := ledger.OpenCluster(secrets, turn.Epoch, ledger.Options{SegmentBytes: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return contents, account
+}
+
 // engine runs an engine against the API, through a transport of the test's, until stop.
-func (b *bareAPI) engine(t testing.TB, dir string, wrap func(http.RoundTripper) http.RoundTripper) (stop func()) {
+func (b *bareAPI) engine(t testing.TB, dir, namespace string, wrap func(http.RoundTripper) http.RoundTripper) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cfg := rest.CopyConfig(b.config)
@@ -65,18 +92,11 @@ func (b *bareAPI) engine(t testing.TB, dir string, wrap func(http.RoundTripper) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	contents, err := intent.OpenFiles(filepath.Join(dir, "revisions"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	account, err := ledger.Open(filepath.Join(dir, "ledger"), ledger.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	turn, err := pipeline.TakeTurn(ctx, b.config, "default") // its Lease is no write of the namespace that is swept
 	if err != nil {
 		t.Fatal(err)
 	}
+	contents, account := stores(t, namespace, cfg, turn)
 	done := make(chan error, 1)
 	go func() {
 		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents, Ledger: account, Turn: turn,
@@ -100,6 +120,7 @@ type fault struct {
 	n         int
 	poison    string // every write of an object of this name is refused
 	crash     chan struct{}
+	armed     atomic.Bool // the engine runs: what it does to open what it keeps is not counted
 
 	mu    sync.Mutex
 	count int
@@ -115,7 +136,7 @@ func (f *fault) RoundTrip(req *http.Request) (*http.Response, error) {
 		f.mu.Unlock()
 		return nil, errLost
 	}
-	writes := req.Method != http.MethodGet && !strings.Contains(req.URL.RawQuery, "dryRun") && !strings.Contains(req.URL.Path, "/events") &&
+	writes := f.armed.Load() && req.Method != http.MethodGet && !strings.Contains(req.URL.RawQuery, "dryRun") && !strings.Contains(req.URL.Path, "/events") &&
 		strings.Contains(req.URL.Path, "/namespaces/"+f.namespace+"/")
 	poisoned := writes && f.poison != "" && strings.HasSuffix(req.URL.Path, "/"+f.poison)
 	hit := false
@@ -230,7 +251,29 @@ func (s *swept) checkLedger(t testing.TB, dir string) {
 	}
 }
 
+// ledgerOf is a copy of an engine's ledger, verified.
+func (b *bareAPI) ledgerOf(t testing.TB, namespace string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := ledger.Fetch(ctx(t), b.kube.CoreV1().Secrets(namespace), dir); err != nil {
+		t.Fatal(err)
+	}
+	key, err := ledger.ReadPublicKey(filepath.Join(dir, ledger.PublicKeyFile))
+	if err == nil {
+		_, err = ledger.Verify(dir, key, ledger.Head{})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return dir
+}
+
+var sweeping sync.Mutex // an engine shall have one Application to look at
+
 func sweep(t *testing.T, poison string, judge func(*testing.T, *swept)) {
+	aside(t)
+	sweeping.Lock()
+	defer sweeping.Unlock()
 	b, err := bare()
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +309,7 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 		t.Fatal(err)
 	}
 	i.createApplication(t, a.object())
-	stop := b.engine(t, dir, nil)
+	stop := b.engine(t, dir, f.namespace, nil)
 	a.await(t)
 	stop()
 	files := map[string]string{"change.yaml": configMap("change", "k", "two"), "gone.yaml": "", "new.yaml": configMap("new", "k", "two"), "theirs.yaml": configMap("theirs", "k", "ours")}
@@ -275,7 +318,8 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 	}
 	s := &swept{fault: f, app: a, head: a.repo.commit(t, "two", files)}
 	wrap := func(next http.RoundTripper) http.RoundTripper { f.next = next; return f }
-	stop = b.engine(t, dir, wrap)
+	stop = b.engine(t, dir, f.namespace, wrap)
+	f.armed.Store(true)
 	defer func() { stop() }()
 	eventually(t, 30*time.Second, fmt.Sprintf("%s: it dies, or comes to an end", s), func() error {
 		select {
@@ -287,14 +331,14 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 	})
 	if f.died() {
 		stop()
-		stop = b.engine(t, dir, wrap)
+		stop = b.engine(t, dir, f.namespace, wrap)
 	}
 	eventually(t, 30*time.Second, fmt.Sprintf("%s: an end", s), func() error {
 		s.st = a.get(t).Status
 		return settled(s.st, s.head)
 	})
 	judge(t, s)
-	s.checkLedger(t, filepath.Join(dir, "ledger"))
+	s.checkLedger(t, b.ledgerOf(t, f.namespace))
 	// The next engine shall have one Application to look at.
 	if err := i.dyn.Resource(appResource).Namespace(f.namespace).Delete(ctx(t), a.name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
