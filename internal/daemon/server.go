@@ -33,8 +33,8 @@ type ServerOptions struct {
 	DataDir        string // mirrors of repositories, unpacked programs, logs; nothing that cannot be made again
 	Kubeconfig     string // the cluster; empty: the one whose pod this is
 	Namespace      string // where the engine keeps its contents, its ledger and its lease
-	InstallCRD     bool // and the namespace
-	RequireAccount bool // every Application has to name a service account
+	InstallCRD     bool   // and the namespace
+	RequireAccount bool   // every Application has to name a service account
 	Root           RootSource
 	MetricsAddress string
 	LeaseDuration  time.Duration // another process takes over when the leader has not been heard of for so long
