@@ -37,7 +37,7 @@ func Intended(r Revision) []Held {
 	return out
 }
 
-// Apply writes the objects of a proven plan, stage by stage. It stops before the next stage when an object of one was
+// Apply writes the objects of a proven plan, or of one wave of it, stage by stage. It stops before the next stage when an object of one was
 // refused. It deletes nothing: Prune does, once the revision has arrived.
 func (t Target) Apply(ctx context.Context, r Revision, p *Proof) (Report, error) {
 	run := newRun(t, r, p)
@@ -61,7 +61,7 @@ func newRun(t Target, r Revision, p *Proof) *run {
 }
 
 func (x *run) report(pruned int) Report {
-	report := Report{Plan: x.p.Plan, Pruned: pruned}
+	report := Report{Plan: x.r.planned(x.p.Plan), Pruned: pruned}
 	for _, h := range Intended(x.r) {
 		if now, left := x.held[h.Ref]; left {
 			report.Inventory = append(report.Inventory, now)
@@ -81,7 +81,7 @@ func (x *run) stages(ctx context.Context) error {
 	for s := range stages {
 		var objects []Object
 		for _, o := range x.r.Desired {
-			if stageOf(o.GroupVersionKind().GroupKind()) == s {
+			if stageOf(o.GroupVersionKind().GroupKind()) == s && x.r.inWave(o) {
 				objects = append(objects, o)
 			}
 		}
@@ -230,20 +230,15 @@ func condition(u *unstructured.Unstructured, kind string) string {
 func (x *run) prune(ctx context.Context) (int, error) {
 	var errs []error
 	pruned := 0
-	for s := stages - 1; s >= 0; s-- {
-		for _, h := range x.p.prune {
-			if stageOf(h.Ref.GroupKind()) != s {
-				continue
-			}
-			deleted, err := x.t.Delete(ctx, h)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("prune %s: %w", h.Ref, err))
-				continue
-			}
-			delete(x.held, h.Ref)
-			if deleted {
-				pruned++
-			}
+	for _, h := range x.p.prune {
+		deleted, err := x.t.Delete(ctx, h)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("prune %s: %w", h.Ref, err))
+			continue
+		}
+		delete(x.held, h.Ref)
+		if deleted {
+			pruned++
 		}
 	}
 	return pruned, errors.Join(errs...)

@@ -18,6 +18,8 @@ import (
 type Image struct {
 	Held   Held           `json:"held"`
 	Object map[string]any `json:"object,omitempty"`
+	// Wave of the revision in which it is written.
+	Wave int `json:"wave,omitempty"`
 }
 
 // Foreign says that the object was there and was not the target's.
@@ -32,7 +34,7 @@ func (p *Proof) Images(desired []Object) []Image {
 		if p.changes[o.Ref()].Action == diff.Unchanged {
 			continue
 		}
-		i := Image{Held: Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version}}
+		i := Image{Held: Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version}, Wave: waveOf(o.Unstructured)}
 		if live := p.live[o.Ref()]; live != nil && live.GetDeletionTimestamp() == nil {
 			i.Held.UID = string(live.GetUID())
 			i.Object = live.DeepCopy().Object

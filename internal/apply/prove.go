@@ -25,6 +25,8 @@ type Revision struct {
 	Desired []Object
 	Held    []Held
 	Prune   bool
+	// Wave is the one that Apply writes; nil: all of them, of which the order does not matter any more.
+	Wave *int
 	// Live is the watched state of an object, nil when it is not watched or absent.
 	Live  func(Object) *unstructured.Unstructured
 	Known *Known
@@ -35,7 +37,7 @@ type Proof struct {
 	Plan    diff.Plan
 	changes map[diff.Ref]diff.Change
 	live    map[diff.Ref]*unstructured.Unstructured // as read for the proof; absent objects are not in it
-	prune   []Held
+	prune   []Held // in the order in which they go
 }
 
 // Live is the state of an object that the proof saw, or nil.
@@ -135,47 +137,50 @@ func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 		return nil
 	}
 	var errs []error
+	waves := map[diff.Ref]int{}
 	for _, h := range r.Held {
 		if _, wanted := p.changes[h.Ref]; wanted {
 			continue
 		}
-		stays, err := t.stays(ctx, h, r.Live)
+		live, err := t.liveOf(ctx, h, r.Live)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read %s, which left the revision: %w", h.Ref, err))
 		}
-		if err != nil || stays {
+		if err != nil || live != nil && live.GetAnnotations()[KeepAnnotation] == "never" {
 			continue
+		}
+		if live != nil {
+			waves[h.Ref] = waveOf(live)
 		}
 		p.prune = append(p.prune, h)
 		if h.UID != "" {
 			p.Plan.Changes = append(p.Plan.Changes, diff.Change{Ref: h.Ref, Action: diff.Prune})
 		}
 	}
+	p.prune = lastFirst(p.prune, waves)
 	return errors.Join(errs...)
 }
 
 // KeepAnnotation on a live object, with the value never, keeps it when it leaves the repository.
 const KeepAnnotation = "gitopsd.io/prune"
 
-func (t Target) stays(ctx context.Context, h Held, watched func(Object) *unstructured.Unstructured) (bool, error) {
+// liveOf is an object of the inventory as it is, or nil.
+func (t Target) liveOf(ctx context.Context, h Held, watched func(Object) *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	u := &unstructured.Unstructured{Object: map[string]any{}}
 	u.SetGroupVersionKind(h.Ref.GroupKind().WithVersion(h.Version))
 	u.SetNamespace(h.Ref.Namespace)
 	u.SetName(h.Ref.Name)
-	live := watched(Object{Unstructured: u})
-	if live == nil {
-		m, err := t.mapping(h.Ref.GroupKind(), h.Version)
-		if meta.IsNoMatchError(err) {
-			return false, nil
-		}
-		if err == nil {
-			live, err = t.get(ctx, m, h.Ref)
-		}
-		if err != nil {
-			return false, err
-		}
+	if live := watched(Object{Unstructured: u}); live != nil {
+		return live, nil
 	}
-	return live != nil && live.GetAnnotations()[KeepAnnotation] == "never", nil
+	m, err := t.mapping(h.Ref.GroupKind(), h.Version)
+	if meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.get(ctx, m, h.Ref)
 }
 
 // provisions are the namespaces and kinds that the revision itself brings.

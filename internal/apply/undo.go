@@ -32,12 +32,19 @@ func (t Target) Undo(ctx context.Context, u Undoing) (left []Held, err error) {
 		x.uids[h.Ref] = h.UID
 	}
 	// What changes how the API answers comes first: a webhook of the bad revision may refuse the undo itself.
-	x.each(func(s stage) bool { return s == extensions }, func(i Image) error { return errors.Join(x.restore(ctx, i), x.remove(ctx, i)) })
-	for s := range extensions {
-		x.each(func(of stage) bool { return of == s }, func(i Image) error { return x.restore(ctx, i) })
+	waves := u.waves()
+	for _, w := range waves {
+		x.each(w, extensions, func(i Image) error { return errors.Join(x.restore(ctx, i), x.remove(ctx, i)) })
 	}
-	for s := extensions - 1; s >= 0; s-- {
-		x.each(func(of stage) bool { return of == s }, func(i Image) error { return x.remove(ctx, i) })
+	for _, w := range waves {
+		for s := range extensions {
+			x.each(w, s, func(i Image) error { return x.restore(ctx, i) })
+		}
+	}
+	for _, w := range waves {
+		for s := extensions - 1; s >= 0; s-- {
+			x.each(w, s, func(i Image) error { return x.remove(ctx, i) })
+		}
 	}
 	return x.left, errors.Join(x.errs...)
 }
@@ -51,9 +58,23 @@ type undo struct {
 	errs []error
 }
 
-func (x *undo) each(of func(stage) bool, f func(Image) error) {
+// waves of what was touched, the last one first: what was written last may stand on what was written before.
+func (u Undoing) waves() []int {
+	var out []int
+	for _, i := range u.Images {
+		out = append(out, -i.Wave)
+	}
+	slices.Sort(out)
+	out = slices.Compact(out)
+	for n := range out {
+		out[n] = -out[n]
+	}
+	return out
+}
+
+func (x *undo) each(wave int, s stage, f func(Image) error) {
 	for _, i := range x.Images {
-		if !of(stageOf(i.Held.Ref.GroupKind())) {
+		if i.Wave != wave || stageOf(i.Held.Ref.GroupKind()) != s {
 			continue
 		}
 		if err := f(i); err != nil {

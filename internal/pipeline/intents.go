@@ -175,12 +175,16 @@ func (t *turn) applying(ctx context.Context, in *v1alpha1.Intent, objects []appl
 		}
 	}
 	*proven = nil
-	report, err := t.target.Apply(ctx, r, proof)
-	t.app.Status.Inventory = inventoryOf(report.Inventory)
 	record := &v1alpha1.SyncRecord{Commit: in.Revision.Commit, Cause: t.cause(t.app, in.Revision.Digest, in.Revision.Commit), Started: now(started)}
+	report, waits, err := t.applyWaves(ctx, r, proof)
+	t.app.Status.Inventory = inventoryOf(report.Inventory)
 	t.record(record, started, report, err)
 	if err != nil {
 		return t.retryOrFail(ctx, in, reasonApply, err)
+	}
+	t.sumUp(in, record)
+	if waits != "" {
+		return t.awaitWave(ctx, in, waits)
 	}
 	written := now(time.Now())
 	in.Written, in.Phase = &written, string(intent.Next(intent.Applying, intent.Written, t.policy()))
