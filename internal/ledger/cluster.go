@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -155,6 +156,11 @@ func (c *cluster) update(s *corev1.Secret) error {
 	written, err := c.api.Update(ctx, s, metav1.UpdateOptions{})
 	if err != nil {
 		c.doubt = true
+		if apierrors.IsConflict(err) { // by whom
+			if now, getErr := c.api.Get(ctx, s.Name, metav1.GetOptions{}); getErr == nil {
+				err = cmp.Or(c.fenced(now), err)
+			}
+		}
 		return err
 	}
 	c.current, c.doubt = written, false
@@ -172,6 +178,9 @@ func (c *cluster) mend(size int64) error {
 	ctx, cancel := request()
 	defer cancel()
 	now, err := c.api.Get(ctx, c.current.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return c.gone(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -185,6 +194,20 @@ func (c *cluster) mend(size int64) error {
 	now.Data[linesKey] = lines[:size]
 	metav1.SetMetaDataAnnotation(&now.ObjectMeta, mendedAt, time.Now().UTC().Format(time.RFC3339Nano))
 	return c.update(now)
+}
+
+// gone says why the current segment is: a later process has dropped it as too old, or somebody has removed it.
+func (c *cluster) gone(ctx context.Context) error {
+	segments, err := listSegments(ctx, c.api)
+	if err != nil {
+		return err
+	}
+	for _, s := range segments {
+		if err := c.fenced(s); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("somebody has removed Secret %s; restore it from a backup", c.current.Name)
 }
 
 // begin closes the current segment with the name of the next one, and makes that. Since closing names a version, only one process can be

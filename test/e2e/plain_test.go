@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,29 +20,27 @@ import (
 // plainCluster is a Kubernetes API of somebody else's: test/plaincluster as a process of its own, without an engine and without nodes.
 type plainCluster struct {
 	*instance // its numbers, its clients, and where its objects are; its program is not gitopsd
-	cluster   *exec.Cmd
+	process   *exec.Cmd
+	over      chan error // what it ended with
 }
 
 // startPlain starts a cluster; end stops it and removes what it has written.
 func startPlain(log string) (*plainCluster, error) {
 	i := prepare(nil)
-	c := &plainCluster{instance: i, cluster: exec.Command(plainProgram, "--data-dir", i.dir, "--api-port", strconv.Itoa(i.port(0)), "--audit-log",
+	c := &plainCluster{instance: i, over: make(chan error, 1), process: exec.Command(plainProgram, "--data-dir", i.dir, "--api-port", strconv.Itoa(i.port(0)), "--audit-log",
 		"--service-cidr", i.services())}
-	c.cluster.Env = environment()
+	c.process.Env = environment()
 	out, err := os.Create(log)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	c.cluster.Stdout, c.cluster.Stderr = out, out
-	if err := c.cluster.Start(); err != nil {
+	c.process.Stdout, c.process.Stderr = out, out
+	if err := c.process.Start(); err != nil {
 		return nil, err
 	}
-	err = poll(2*time.Minute, func() error {
-		_, err := os.Stat(filepath.Join(i.dir, "ready"))
-		return err
-	})
-	if err == nil {
+	go func() { c.over <- c.process.Wait() }()
+	if err = c.awaitReady(); err == nil {
 		err = c.useKubeconfig()
 	}
 	if err != nil {
@@ -50,6 +49,24 @@ func startPlain(log string) (*plainCluster, error) {
 		return nil, fmt.Errorf("the plain cluster has not started: %w\n%.4000s", err, said)
 	}
 	return c, nil
+}
+
+func (c *plainCluster) awaitReady() error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for timeout := time.After(2 * time.Minute); ; {
+		if _, err := os.Stat(filepath.Join(c.dir, "ready")); err == nil {
+			return nil
+		}
+		select {
+		case err := <-c.over:
+			c.over <- err // for end
+			return fmt.Errorf("it has ended: %w", err)
+		case <-timeout:
+			return errors.New("it takes too long")
+		case <-tick.C:
+		}
+	}
 }
 
 func (c *plainCluster) kubeconfig() string { return filepath.Join(c.dir, "admin.kubeconfig") }
@@ -67,8 +84,8 @@ func (c *plainCluster) useKubeconfig() (err error) {
 }
 
 func (c *plainCluster) end() {
-	_ = c.cluster.Process.Signal(syscall.SIGTERM)
-	_ = c.cluster.Wait()
+	_ = c.process.Process.Signal(syscall.SIGTERM)
+	<-c.over
 	os.RemoveAll(filepath.Dir(c.dir))
 }
 

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
-	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -57,8 +56,8 @@ var bare = sync.OnceValues(func() (*bareAPI, error) {
 	return b, err
 })
 
-// stores are what an engine keeps: in Secrets of the namespace that is swept, so that their writes go wrong too.
-func stores(t testing.TB, namespace string, cfg *rest.Config, turn apply.Turn) (pipeline.Contents, *ledger.Ledger) {
+// contentsOf and ledgerIn are what an engine keeps: in Secrets of the namespace that is swept, so that their writes go wrong too.
+func contentsOf(t testing.TB, namespace string, cfg *rest.Config, epoch int64) *intent.Secrets {
 	t.Helper()
 	kube, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
@@ -68,16 +67,19 @@ func stores(t testing.TB, namespace string, cfg *rest.Config, turn apply.Turn) (
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := kube.CoreV1().Secrets(namespace)
-	contents, err := intent.OpenSecrets(secrets, names.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(namespace), turn.Epoch)
+	contents, err := intent.OpenSecrets(kube.CoreV1().Secrets(namespace), names.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(namespace), epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	account, err := ledger.OpenCluster(secrets, turn.Epoch, ledger.Options{SegmentBytes: 1000})
+	return contents
+}
+
+func ledgerIn(namespace string, cfg *rest.Config, epoch int64, o ledger.Options) (*ledger.Ledger, error) {
+	kube, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return contents, account
+	return ledger.OpenCluster(kube.CoreV1().Secrets(namespace), epoch, o)
 }
 
 // engine runs an engine against the API, through a transport of the test's, until stop.
@@ -96,7 +98,11 @@ func (b *bareAPI) engine(t testing.TB, dir, namespace string, wrap func(http.Rou
 	if err != nil {
 		t.Fatal(err)
 	}
-	contents, account := stores(t, namespace, cfg, turn)
+	contents := contentsOf(t, namespace, cfg, turn.Epoch)
+	account, err := ledgerIn(namespace, cfg, turn.Epoch, ledger.Options{SegmentBytes: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents, Ledger: account, Turn: turn,
@@ -184,6 +190,12 @@ var (
 // dies before it and once after it. Whatever happens, it ends wholly at the new revision or wholly at the old one, and when the
 // faults are over the new one comes.
 func TestEveryWriteFailsInTurn(t *testing.T) {
+	aside(t)
+	t.Run("of a sync", sweepSync)
+	t.Run("of an undo", sweepUndo)
+}
+
+func sweepSync(t *testing.T) {
 	sweep(t, "", func(t *testing.T, s *swept) {
 		want := sweepOld
 		if s.st.AppliedRevision.Commit == s.head {
@@ -200,8 +212,9 @@ func TestEveryWriteFailsInTurn(t *testing.T) {
 	})
 }
 
-// The same while a revision is undone, because one of its objects is refused whenever it is written: it ends wholly at the old one.
-func TestEveryWriteOfAnUndoFailsInTurn(t *testing.T) {
+// sweepUndo does the same while a revision is undone, because one of its objects is refused whenever it is written: it ends wholly at the
+// old one.
+func sweepUndo(t *testing.T) {
 	sweep(t, "poison", func(t *testing.T, s *swept) {
 		if s.st.Phase != v1alpha1.RolledBack || s.st.AppliedRevision.Commit == s.head {
 			t.Errorf("%s: the phase is %s, applied is %.8s", s, s.st.Phase, s.st.AppliedRevision.Commit)
@@ -268,12 +281,8 @@ func (b *bareAPI) ledgerOf(t testing.TB, namespace string) string {
 	return dir
 }
 
-var sweeping sync.Mutex // an engine shall have one Application to look at
-
 func sweep(t *testing.T, poison string, judge func(*testing.T, *swept)) {
-	aside(t)
-	sweeping.Lock()
-	defer sweeping.Unlock()
+	t.Helper()
 	b, err := bare()
 	if err != nil {
 		t.Fatal(err)
