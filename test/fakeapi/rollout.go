@@ -58,25 +58,18 @@ func (s *Server) rollOut(k *kind, key types.NamespacedName) {
 	if e == nil {
 		return
 	}
-	write := func(rules rules, subresource string, change func(*apps.Deployment)) {
-		r := Request{Method: "PUT", Kind: k.gvk.Kind, Namespace: key.Namespace, Name: key.Name, Subresource: subresource, Query: map[string][]string{"fieldManager": {controllerManager}}}
-		w := writing{k: k, key: key, rules: rules, request: r}
-		w.transformed = func(now runtime.Object, _ bool) (runtime.Object, error) {
-			d := now.DeepCopyObject().(*apps.Deployment)
-			change(d)
-			return w.owned(now, d), nil
-		}
-		_, _, _ = s.put(genericrequest.NewContext(), w) // a controller that fails tries again, at the next change
-	}
-	d := e.obj.(*apps.Deployment)
-	if revision := s.revisionOf(d); d.Annotations[revisionAnnotation] != revision {
-		write(k.rules, "", func(d *apps.Deployment) { metav1.SetMetaDataAnnotation(&d.ObjectMeta, revisionAnnotation, revision) })
-	}
-	write(k.status, "status", func(d *apps.Deployment) {
+	revision := s.revisionOf(e.obj.(*apps.Deployment))
+	r := Request{Method: "PUT", Kind: k.gvk.Kind, Namespace: key.Namespace, Name: key.Name, Subresource: "status", Query: map[string][]string{"fieldManager": {controllerManager}}}
+	w := writing{k: k, key: key, rules: k.status, request: r}
+	w.transformed = func(now runtime.Object, _ bool) (runtime.Object, error) {
+		d := now.DeepCopyObject().(*apps.Deployment)
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, revisionAnnotation, revision) // with the status, as the controller does
 		if next := s.statusOf(d); !equality.Semantic.DeepEqual(next, d.Status) {
 			d.Status = next
 		}
-	})
+		return w.owned(now, d), nil
+	}
+	_, _, _ = s.put(genericrequest.NewContext(), w) // a controller that fails tries again, at the next change
 }
 
 const revisionAnnotation = "deployment.kubernetes.io/revision"

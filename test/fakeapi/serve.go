@@ -84,7 +84,7 @@ func parse(req *http.Request, body []byte) (*kind, Request, error) {
 	case len(parts) > 3 && parts[0] == "apis":
 		gv, parts = schema.GroupVersion{Group: parts[1], Version: parts[2]}, parts[3:]
 	default:
-		return nil, r, errors.NewNotFound(schema.GroupResource{}, req.URL.Path)
+		return nil, r, errors.NewGenericServerResponse(http.StatusNotFound, strings.ToLower(req.Method), schema.GroupResource{}, "", "", 0, true)
 	}
 	if parts[0] == "namespaces" && len(parts) > 2 {
 		r.Namespace, parts = parts[1], parts[2:]
@@ -104,7 +104,7 @@ func parse(req *http.Request, body []byte) (*kind, Request, error) {
 			return k, r, nil
 		}
 	}
-	return nil, r, errors.NewNotFound(schema.GroupResource{}, req.URL.Path)
+	return nil, r, errors.NewGenericServerResponse(http.StatusNotFound, strings.ToLower(req.Method), schema.GroupResource{}, "", "", 0, true)
 }
 
 // answer carries a request out.

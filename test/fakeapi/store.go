@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	genericrequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -116,7 +117,7 @@ func (s *Server) put(ctx context.Context, w writing) (raw []byte, created bool, 
 	case version == "" && w.rules.unconditional():
 		metaOf(obj).SetResourceVersion(current)
 	case version == "":
-		return nil, false, errors.NewInvalid(w.k.gvk.GroupKind(), w.key.Name, unversioned)
+		return nil, false, errors.NewInvalid(schema.GroupKind{Group: w.k.gvk.Group, Kind: w.k.plural}, w.key.Name, unversioned)
 	case version != current:
 		return nil, false, errors.NewConflict(w.k.resource(), w.key.Name, errLate)
 	}
@@ -259,7 +260,7 @@ func met(p *metav1.Preconditions, k *kind, m metav1.Object) error {
 	if p == nil {
 		return nil
 	}
-	named := k.resource()
+	named := schema.GroupResource{Group: k.gvk.Group, Resource: k.gvk.Kind} // so says Kubernetes too
 	if p.UID != nil && *p.UID != m.GetUID() {
 		return errors.NewConflict(named, m.GetName(), fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, m.GetUID()))
 	}

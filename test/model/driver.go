@@ -286,6 +286,22 @@ func (d *driver) byHand(ctx context.Context, s Step) error {
 	return d.merge(ctx, d.of(s.Object), name, patch)
 }
 
+// mend ends all faults and what somebody did by hand, and lets the last good commit come under a new engine.
+func (d *driver) mend(ctx context.Context) error {
+	good := Objects{"cm/last": "good"}
+	for key, value := range d.repo.lastGood() {
+		good[key] = value
+	}
+	d.engine.end()
+	for _, s := range []Step{{Do: Release}, {Do: Resume}, {Do: Run}, {Do: Commit, Objects: good}, {Do: Consent}} {
+		if err := d.do(ctx, s); err != nil {
+			return fmt.Errorf("%s at the end: %w", s.Do, err)
+		}
+	}
+	d.start()
+	return nil
+}
+
 // Write makes a trace the place of a log.
 func (t *trace) Write(p []byte) (int, error) {
 	t.add("log %s", strings.TrimSpace(string(p)))

@@ -127,3 +127,14 @@ func TestKeptHistories(t *testing.T) {
 		})
 	}
 }
+
+// Histories that are replayed on a real API server (test/e2e) keep the promises too.
+func TestCalmHistories(t *testing.T) {
+	s := stage(t)
+	for seed := range 50 {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			t.Parallel()
+			check(t, s, Calm(uint64(seed)), "calm"+strconv.Itoa(seed))
+		})
+	}
+}

@@ -160,7 +160,7 @@ func (w *world) step(n int, s Step, p Policy) {
 
 // now is the state of this moment.
 func (w *world) now() State {
-	s, err := w.state(context.Background(), w.entries)
+	s, err := w.state(context.Background(), w.entries, nil)
 	if err != nil {
 		w.monitor.problem("read the state: %v", err)
 	}
@@ -204,23 +204,9 @@ func (w *world) checkLedger() {
 func (w *world) finish(p Policy) []State {
 	ctx := context.Background()
 	w.monitor.at = "the end"
-	good := Objects{"cm/last": "good"}
-	for key, value := range w.repo.lastGood() {
-		good[key] = value
+	if err := w.mend(ctx); err != nil {
+		w.monitor.problem("%v", err)
 	}
-	w.engine.gate.proceed()
-	w.engine.end()
-	for _, s := range []Step{{Do: Release}, {Do: Resume}, {Do: Run}} {
-		if err := w.do(ctx, s); err != nil {
-			w.monitor.problem("%s at the end: %v", s.Do, err)
-		}
-	}
-	w.repo.commit(good, false)
-	if err := w.annotate(ctx, map[string]any{"gitopsd.io/allow-prune": w.repo.newest().name}); err != nil {
-		w.monitor.problem("consent at the end: %v", err)
-	}
-	w.monitor.hand(Step{Do: Wait})
-	w.start()
 	time.Sleep(3 * timeout)
 	w.checkLedger()
 	w.monitor.arrived(p)

@@ -16,6 +16,7 @@ import (
 // State is what can be said of a history at one moment, in words that mean the same on every API: commits are numbers, and there are
 // no UIDs, versions and times.
 type State struct {
+	Dead      bool `json:",omitempty"` // the engine: how far it had come depends on the moment, and is left out
 	Phase     v1alpha1.Phase
 	Reason    string
 	Observed  int // commit; -1 is none
@@ -35,8 +36,13 @@ func (s State) String() string {
 	return string(b)
 }
 
-// state reads everything that State tells.
-func (d *driver) state(ctx context.Context, entries []ledger.Entry) (State, error) {
+// like says whether two states are the same in what the Application alone says.
+func (s State) like(o State) bool {
+	return s.Dead == o.Dead && s.Phase == o.Phase && s.Reason == o.Reason && s.Observed == o.Observed && s.Applied == o.Applied && s.Intent == o.Intent && s.Rejected == o.Rejected
+}
+
+// state reads everything that State tells; of what is not like want only the Application's part.
+func (d *driver) state(ctx context.Context, entries []ledger.Entry, want *State) (State, error) {
 	app, err := d.application(ctx)
 	if err != nil {
 		return State{}, err
@@ -54,6 +60,12 @@ func (d *driver) state(ctx context.Context, entries []ledger.Entry) (State, erro
 	}
 	for _, r := range st.Inventory {
 		s.Inventory = append(s.Inventory, r.Kind+"/"+r.Name)
+	}
+	if d.engine.gate.isDead() {
+		return State{Dead: true, Applied: s.Applied}, nil
+	}
+	if want != nil && !s.like(*want) {
+		return s, nil
 	}
 	for kind, r := range resources {
 		list, err := d.resource(r.plural).List(ctx, metav1.ListOptions{})
