@@ -162,6 +162,11 @@ type SyncPolicy struct {
 	// Timeout is how long a revision may take to be written and to become healthy before it counts as failed. 5m when absent.
 	// +optional
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
+	// Windows say when a sync, or a healing, may begin: not while a Deny window is open, and where there are Allow windows only while
+	// one of them is. What was begun is brought to its end.
+	// +listType=atomic
+	// +optional
+	Windows []SyncWindow `json:"windows,omitempty"`
 	// Suspend stops syncing, healing and pruning until it is false again.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`

@@ -1,5 +1,7 @@
 package v1alpha1
 
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 // HealthPolicy says how the health of objects is told where the built-in rules (kstatus') do not know.
 type HealthPolicy struct {
 	// Rules by kind. They count for this Application's objects alone.
@@ -28,6 +30,20 @@ type Ignored struct {
 	// +listType=atomic
 	// +optional
 	Managers []string `json:"managers,omitempty"`
+}
+
+// SyncWindow is open from each time of its schedule for its duration.
+type SyncWindow struct {
+	// +kubebuilder:validation:Enum=Allow;Deny
+	Kind string `json:"kind"`
+	// Schedule in cron's five fields: minute, hour, day of month, month, day of week.
+	// +kubebuilder:validation:MinLength=1
+	Schedule string `json:"schedule"`
+	// Duration of real time, from 1m on.
+	Duration metav1.Duration `json:"duration"`
+	// TimeZone of the schedule, such as Europe/Berlin. UTC when absent.
+	// +optional
+	TimeZone string `json:"timeZone,omitempty"`
 }
 
 // HealthRule says in CEL when objects of a kind are well, as Flux' healthCheckExprs do. The expressions see apiVersion, kind,

@@ -26,6 +26,8 @@ const (
 	AnnotationRetry = "gitopsd.io/retry"
 	// AnnotationAllowPrune on an Application agrees to a deletion of many objects; its value is the commit that does it.
 	AnnotationAllowPrune = "gitopsd.io/allow-prune"
+	// AnnotationIgnoreWindows on an Application is the commit that may be synced outside of the sync windows.
+	AnnotationIgnoreWindows = "gitopsd.io/ignore-windows"
 	// AnnotationPin on an Application holds it at a revision of its history until a newer commit comes; its value is
 	// digest@commit, the commit being the newest one at that time. `gitopsd rollback` sets it, `gitopsd resume` ends it.
 	AnnotationPin = "gitopsd.io/pin"

@@ -16,14 +16,14 @@ import (
 func syncCommand() *cobra.Command {
 	var c connection
 	var timeout time.Duration
-	var wait, retry, allowPrune bool
+	var wait, retry, allowPrune, ignoreWindows bool
 	cmd := &cobra.Command{
 		Use:   "sync APP",
 		Short: "Look at the repository and at every object now",
 		Long: `Look at the repository and at every object of an Application now, and wait until it is applied and healthy.
 
 A revision that failed and was rolled back is not tried again by itself; --retry does. A commit that would delete more than half of
-the objects waits until --allow-prune agrees to it.
+the objects waits until --allow-prune agrees to it. Outside of the Application's sync windows nothing begins but with --ignore-windows.
 
 Exit code 0: applied and healthy. 1: it is not, and the message says why; a revision that was rolled back is no success.`,
 		Example: `  gitopsd sync web
@@ -45,6 +45,9 @@ Exit code 0: applied and healthy. 1: it is not, and the message says why; a revi
 			if allowPrune {
 				asked[v1alpha1.AnnotationAllowPrune] = app.Status.ObservedCommit
 			}
+			if ignoreWindows {
+				asked[v1alpha1.AnnotationIgnoreWindows] = app.Status.ObservedCommit
+			}
 			if err := cs.annotate(cmd.Context(), app, asked); err != nil {
 				return err
 			}
@@ -60,6 +63,7 @@ Exit code 0: applied and healthy. 1: it is not, and the message says why; a revi
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait")
 	cmd.Flags().BoolVar(&wait, "wait", true, "wait until the Application is applied and healthy")
 	cmd.Flags().BoolVar(&retry, "retry", false, "try a revision again that was rolled back, or is held")
+	cmd.Flags().BoolVar(&ignoreWindows, "ignore-windows", false, "sync the newest commit that the instance has seen now, outside of the sync windows too")
 	cmd.Flags().BoolVar(&allowPrune, "allow-prune", false, "agree that the newest commit deletes many objects")
 	return cmd
 }

@@ -37,7 +37,7 @@ type Proof struct {
 	Plan    diff.Plan
 	changes map[diff.Ref]diff.Change
 	live    map[diff.Ref]*unstructured.Unstructured // as read for the proof; absent objects are not in it
-	prune   []Held // in the order in which they go
+	prune   []Held                                  // in the order in which they go
 }
 
 // Live is the state of an object that the proof saw, or nil.

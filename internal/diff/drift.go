@@ -14,8 +14,8 @@ type Drift struct {
 	Ours        []Change
 	Theirs      []TheirFields
 	Left        []string // declared fields that are left to others, in words
-	Healed      bool   // what is ours is undone by itself
-	Fate        string // what becomes of what is ours, in words
+	Healed      bool     // what is ours is undone by itself
+	Fate        string   // what becomes of what is ours, in words
 }
 
 // TheirFields are fields of one object that another manager has added. They are told, and no drift.

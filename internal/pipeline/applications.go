@@ -100,6 +100,7 @@ func worthALook(old, new *v1alpha1.Application) bool {
 		old.Annotations[v1alpha1.AnnotationSync] != new.Annotations[v1alpha1.AnnotationSync] ||
 		old.Annotations[v1alpha1.AnnotationSuspend] != new.Annotations[v1alpha1.AnnotationSuspend] ||
 		old.Annotations[v1alpha1.AnnotationPin] != new.Annotations[v1alpha1.AnnotationPin] ||
+		old.Annotations[v1alpha1.AnnotationIgnoreWindows] != new.Annotations[v1alpha1.AnnotationIgnoreWindows] ||
 		old.Annotations[v1alpha1.AnnotationAllowPrune] != new.Annotations[v1alpha1.AnnotationAllowPrune] ||
 		old.Status.Phase != new.Status.Phase || old.Status.Health != new.Status.Health
 }

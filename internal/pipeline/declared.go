@@ -10,6 +10,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"github.com/gitopsd/gitopsd/internal/health"
+	"github.com/gitopsd/gitopsd/internal/window"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -19,6 +20,9 @@ type declared struct {
 	from   *v1alpha1.HealthPolicy
 	health *health.Rules
 	ignore []v1alpha1.Ignored
+
+	windows window.Windows
+	closed  bool // the windows cannot be read: nothing begins by itself
 }
 
 // declare compiles what the spec declares, where it has changed. A mistake in it is told before anything is done by it.
@@ -28,6 +32,10 @@ func (w *work) declare(app *v1alpha1.Application) error {
 		w.declared.ignore = app.DeepCopy().Spec.Ignore
 	}
 	if _, err := ignoredOf(app); err != nil {
+		return err
+	}
+	windows, err := windowsOf(app)
+	if w.declared.windows, w.declared.closed = windows, err != nil; err != nil {
 		return err
 	}
 	if d := w.declared; d.from != nil && reflect.DeepEqual(*d.from, app.Spec.Health) {

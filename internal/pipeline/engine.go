@@ -168,6 +168,9 @@ func (e *Engine) next(ctx context.Context) bool {
 	switch after := outcome.requeueAfter(); after {
 	case never:
 		e.queue.Forget(key)
+		if at := e.workOf(key).wake; !at.IsZero() {
+			e.queue.AddAfter(key, time.Until(at))
+		}
 	case backoff:
 		e.queue.AddRateLimited(key)
 	default:
@@ -186,6 +189,7 @@ type work struct {
 	rendered     rendered
 	placed       placed
 	last         candidate             // the applied revision
+	wake         time.Time             // when to look again though nothing happens; zero: never
 	declared     declared              // rules of the spec, as they were compiled
 	written      *v1alpha1.Application // as it was after the last write of its status
 	untold       *v1alpha1.Application // as the last look left it, when that was not worth a write yet

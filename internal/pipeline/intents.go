@@ -33,6 +33,9 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	if proof.Plan.Empty() && from == nil {
 		return t.relabel(ctx, c, proof)
 	}
+	if out, ok := t.inWindow(c, proof.Plan.Summary()); !ok {
+		return out
+	}
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
 	images := proof.Images(c.objects)
@@ -119,7 +122,7 @@ func (t *turn) overtake(ctx context.Context, c candidate) outcome {
 	}
 	intent.Next(intent.Phase(in.Phase), intent.Overtaken, t.policy())
 	out := t.begin(ctx, c, in)
-	if out.reason == reasonRefused || out.reason == reasonMassPrune {
+	if out.reason == reasonRefused || out.reason == reasonMassPrune || out.reason == reasonWindow {
 		return t.keep(ctx, t.app, t.w, out)
 	}
 	return out

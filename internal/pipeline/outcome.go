@@ -69,6 +69,7 @@ const (
 	reasonPinned     = "PinnedByHand"
 	reasonTakeOver   = "TakingOver"
 	reasonInvalid    = "InvalidSpec"
+	reasonWindow     = "OutsideSyncWindow"
 	reasonWave       = "AwaitingWave"
 	reasonAccount    = "NoServiceAccount"
 )

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/source"
@@ -31,6 +32,7 @@ func (e *Engine) reconcile(ctx context.Context, key types.NamespacedName) outcom
 
 // advance is the pipeline. It changes app.Status in memory, and in the API only where a later step must not be lost.
 func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work) outcome {
+	w.wake = time.Time{}
 	if err := w.declare(app); err != nil {
 		w.decline(app)
 		return e.refuseSpec(ctx, app, w, err)
@@ -67,7 +69,7 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		return e.keep(ctx, app, w, failed(class, reasonRender, err))
 	}
 	out = e.sync(ctx, app, w, snapshot.Commit, desired)
-	if out.reason == reasonRefused {
+	if out.reason == reasonRefused || out.reason == reasonWindow {
 		return e.keep(ctx, app, w, out)
 	}
 	return out

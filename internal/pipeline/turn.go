@@ -124,9 +124,9 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	if err := t.pin(app.Status.AppliedRevision, c.objects); err != nil {
 		return failed(retry, reasonApply, err)
 	}
-	if !proof.Plan.Empty() && !isTrue(app.Spec.Sync.Heal) {
+	if why := t.tellsOnly(c); why != "" && !proof.Plan.Empty() {
 		app.Status.Drift = driftOf(proof, c.objects, true)
-		return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonDrifted, proof.Plan.Summary() + " (heal is off)"})
+		return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonDrifted, proof.Plan.Summary() + " (" + why + ")"})
 	}
 	if err := t.putRight(ctx, c.objects); err != nil {
 		return failed(retry, reasonPrune, err)
