@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
@@ -80,6 +81,11 @@ func notesOf(app *v1alpha1.Application, proof *apply.Proof, c candidate) []strin
 	if suspended(app) {
 		out = append(out, "suspended: nothing is synced until gitopsd resume "+app.Name)
 	}
+	if windows, err := windowsOf(app); err == nil {
+		if may, until, why := windows.At(time.Now()); !may {
+			out = append(out, fmt.Sprintf("%s: it may begin %s, or now with: gitopsd sync %s --ignore-windows", why, atOrNever(until), app.Name))
+		}
+	}
 	if r := st.Rejected; r != nil && r.Revision.Digest == c.digest && r.Generation == app.Generation {
 		out = append(out, fmt.Sprintf("this was tried as commit %s and rolled back; it is not tried again by itself: gitopsd sync %s --retry", short(r.Revision.Commit), app.Name))
 	}
@@ -132,6 +138,11 @@ func fateOf(app *v1alpha1.Application) (healed bool, words string) {
 		return false, "told only, because the Application is suspended"
 	case !isTrue(app.Spec.Sync.Heal):
 		return false, "told only, because spec.sync.heal is false"
+	}
+	if windows, err := windowsOf(app); err == nil {
+		if may, until, _ := windows.At(time.Now()); !may {
+			return false, "told only, because it is outside of the sync windows; it may be undone " + atOrNever(until)
+		}
 	}
 	return true, "undone by itself within seconds"
 }

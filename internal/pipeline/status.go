@@ -210,20 +210,7 @@ func driftOf(p *apply.Proof, desired []apply.Object, ours bool) []v1alpha1.Drift
 	if !ours {
 		return out
 	}
-	for _, c := range p.Plan.Changes {
-		if c.Action == diff.Unchanged {
-			continue
-		}
-		d := v1alpha1.Drift{Object: referenceOf(apply.Held{Ref: c.Ref}), Ours: true}
-		for _, f := range c.Fields {
-			d.Fields = append(d.Fields, f.Path)
-		}
-		if c.Action == diff.Create {
-			d.Fields = []string{"(deleted)"}
-		}
-		out = append(out, d)
-	}
-	return out
+	return append(out, changedByOthers(p.Plan)...)
 }
 
 func heldOf(inventory []v1alpha1.ObjectReference) []apply.Held {

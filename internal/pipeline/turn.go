@@ -124,8 +124,9 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	if err := t.pin(app.Status.AppliedRevision, c.objects); err != nil {
 		return failed(retry, reasonApply, err)
 	}
-	if why := t.tellsOnly(c); why != "" && !proof.Plan.Empty() {
+	if why := t.tellsOnly(); why != "" && !proof.Plan.Empty() {
 		app.Status.Drift = driftOf(proof, c.objects, true)
+		t.tellDrift(proof.Plan, c, why)
 		return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonDrifted, proof.Plan.Summary() + " (" + why + ")"})
 	}
 	if err := t.putRight(ctx, c.objects); err != nil {
@@ -147,7 +148,7 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c candidate) (outcome, bool) {
 	started := time.Now()
 	record := &v1alpha1.SyncRecord{Commit: c.commit, Cause: causeDrift, Started: now(started)}
-	changed := changes(proof.Plan, diff.Create, diff.Update, diff.Prune)
+	changed, words := changes(proof.Plan, diff.Create, diff.Update, diff.Prune), driftWords(changedByOthers(proof.Plan))
 	if err := t.checkTurn(ctx); err != nil {
 		return failed(retry, reasonApply, err), false
 	}
@@ -155,11 +156,14 @@ func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c
 	if err == nil {
 		report, err = t.target.Prune(ctx, r, proof)
 	}
-	drift := ledger.Entry{Kind: ledger.Drift, From: c.commit, To: c.commit, Digest: t.cfg.Ledger.Keyed([]byte(c.digest)), Outcome: "Healed", Objects: changed}
+	drift := ledger.Entry{Kind: ledger.Drift, From: c.commit, To: c.commit, Digest: t.cfg.Ledger.Keyed([]byte(c.digest)), Outcome: "Healed", Message: words, Objects: changed}
 	if err != nil {
-		drift.Outcome, drift.Message = "HealFailed", redact.String(err.Error())
+		drift.Outcome, drift.Message = "HealFailed", redact.String(words+"; "+err.Error())
 	}
 	t.tell(t.app, drift)
+	if words != "" {
+		t.cfg.Log.Info("drift", "app", keyOf(t.app), "commit", short(c.commit), "what", words, "then", drift.Outcome)
+	}
 	t.app.Status.Inventory = inventoryOf(report.Inventory)
 	t.record(record, started, report, err)
 	if err != nil {

@@ -44,15 +44,16 @@ func atOrNever(t time.Time) string {
 }
 
 // tellsOnly says why drift is told and not undone; empty when it is undone.
-func (t *turn) tellsOnly(c candidate) string {
+func (t *turn) tellsOnly() string {
 	if !isTrue(t.app.Spec.Sync.Heal) {
 		return "heal is off"
 	}
 	if t.w.declared.closed {
 		return "the sync windows cannot be read"
 	}
-	if _, ok := t.inWindow(c, ""); !ok {
-		return "outside of the sync windows until " + t.w.wake.UTC().Format(time.RFC3339)
+	if may, until, _ := t.w.declared.windows.At(time.Now()); !may { // whoever lets a commit begin speaks of that alone
+		t.w.wake = until
+		return "outside of the sync windows; it may be undone " + atOrNever(until)
 	}
 	return ""
 }
