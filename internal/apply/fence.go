@@ -244,7 +244,7 @@ func (t Target) delete(ctx context.Context, m *meta.RESTMapping, live *unstructu
 }
 
 // Seize puts this turn's epoch on every one of these objects that exists. What an earlier process has still on its way names a version
-// that no longer is, and is refused. An object that this Application may not write is left: neither may the earlier process.
+// that no longer is, and is refused. An object that this Application may not read or write is left: neither may the earlier process.
 func (t Target) Seize(ctx context.Context, objects []Held) error {
 	errs := make([]error, len(objects)) // each goroutine writes its own
 	var group errgroup.Group
@@ -272,6 +272,9 @@ func (t Target) seize(ctx context.Context, h Held) error {
 	epoch := strconv.FormatInt(t.Turn.Epoch, 10)
 	for try := 1; ; try++ {
 		live, err := t.get(ctx, m, h.Ref)
+		if apierrors.IsForbidden(err) {
+			return nil
+		}
 		if err != nil || live == nil || live.GetAnnotations()[EpochAnnotation] == epoch {
 			return err
 		}

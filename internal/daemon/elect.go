@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,8 +28,13 @@ func (s *server) elect(ctx context.Context, lead func(context.Context) error) er
 		if err != nil && !errors.Is(err, apply.ErrFenced) {
 			return err
 		}
-		if ctx.Err() == nil {
-			s.log.Warn("another process leads; waiting for its end")
+		if ctx.Err() != nil {
+			break
+		}
+		s.log.Warn("another process leads; waiting for its end")
+		select {
+		case <-ctx.Done():
+		case <-time.After(s.LeaseDuration * 2 / 15): // as often as the lease is asked for
 		}
 	}
 	return nil
