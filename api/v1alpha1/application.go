@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Application says which path of which Git repository is to run where, and its status says how far that is true.
@@ -149,6 +150,12 @@ type SyncPolicy struct {
 	// +kubebuilder:default=true
 	// +optional
 	Prune *bool `json:"prune,omitempty"`
+	// PruneLimit is how much a revision may delete before it asks: a number of objects, or a percentage of the inventory with
+	// all that hangs below. Absent: less than five objects, or up to half of all.
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([0-9]+|[0-9]{1,2}%|100%)$`
+	// +optional
+	PruneLimit *intstr.IntOrString `json:"pruneLimit,omitempty"`
 	// Heal undoes changes that others make to declared fields.
 	// +kubebuilder:default=true
 	// +optional

@@ -137,6 +137,9 @@ type Intent struct {
 	// Interruptions in a row by newer revisions.
 	// +optional
 	Interruptions int32 `json:"interruptions,omitempty"`
+	// BaseUnhealthy says that what was there before was not healthy either: going back would mend nothing, so it is held instead.
+	// +optional
+	BaseUnhealthy bool `json:"baseUnhealthy,omitempty"`
 	// Reason and Message say why it failed.
 	// +optional
 	Reason string `json:"reason,omitempty"`
@@ -179,6 +182,9 @@ type ObjectReference struct {
 	// UID of the object that was made. Empty between intent and deed.
 	// +optional
 	UID string `json:"uid,omitempty"`
+	// Finished says of a Job that ended how it ended, and the hash of what was declared: it is not run again when it is gone.
+	// +optional
+	Finished string `json:"finished,omitempty"`
 }
 
 // Drift is what somebody else has set on one of our objects.

@@ -104,7 +104,7 @@ func (x *run) proveDeferred(ctx context.Context, objects []Object) error {
 		if change.Deferred == "" {
 			continue
 		}
-		if err := x.awaitGone(ctx, o); err != nil {
+		if err := x.clear(ctx, o, change); err != nil {
 			errs = append(errs, refused(o, err))
 			continue
 		}
@@ -140,7 +140,14 @@ func (x *run) stage(ctx context.Context, objects []Object) error {
 			errs = append(errs, refused(o, err))
 			continue
 		}
-		x.held[o.Ref()] = Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version, UID: string(applied[n].live.GetUID())}
+		if applied[n].live == nil {
+			continue // a Job that ended and is gone
+		}
+		h := Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version, UID: string(applied[n].live.GetUID())}
+		if before := x.held[o.Ref()]; before.UID == h.UID {
+			h.Finished = before.Finished
+		}
+		x.held[o.Ref()] = h
 		x.p.live[o.Ref()] = applied[n].live
 	}
 	if err := ctx.Err(); err != nil {
@@ -178,19 +185,33 @@ func (x *run) write(ctx context.Context, m *meta.RESTMapping, o Object) (*unstru
 	return x.t.update(ctx, m, o, live, change)
 }
 
-// awaitGone waits for a predecessor of the same name that is being deleted: an apply onto it would succeed and vanish
-// with it.
-func (x *run) awaitGone(ctx context.Context, o Object) error {
+// clear sees to it that a predecessor of the same name is gone.
+func (x *run) clear(ctx context.Context, o Object, change diff.Change) error {
 	live := x.p.live[o.Ref()]
-	if live == nil || live.GetDeletionTimestamp() == nil {
+	if live == nil || (!change.Replaces && live.GetDeletionTimestamp() == nil) {
 		return nil
 	}
-	m, err := x.t.mapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
+	if change.Replaces {
+		m, err := x.t.mapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
+		if err != nil {
+			return err
+		}
+		if err := x.t.discard(ctx, m, live); err != nil {
+			return err
+		}
+	}
+	return x.t.awaitGone(ctx, o, live)
+}
+
+// awaitGone waits for a predecessor of the same name that is being deleted: an apply onto it would succeed and vanish
+// with it.
+func (t Target) awaitGone(ctx context.Context, o Object, live *unstructured.Unstructured) error {
+	m, err := t.mapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
 	if err != nil {
 		return err
 	}
 	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		now, err := x.t.get(ctx, m, o.Ref())
+		now, err := t.get(ctx, m, o.Ref())
 		return now == nil || now.GetUID() != live.GetUID(), err
 	})
 	if err != nil {

@@ -224,13 +224,18 @@ func isFieldConflict(err error) bool {
 
 // delete removes a live object as it was read. If it has moved it is read again, and removed while still says so.
 func (t Target) delete(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured, still func(*unstructured.Unstructured) bool) (bool, error) {
+	return t.deleteBy(ctx, m, live, metav1.DeletePropagationBackground, still)
+}
+
+// deleteBy is delete with a word on what becomes of the objects below.
+func (t Target) deleteBy(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured, how metav1.DeletionPropagation, still func(*unstructured.Unstructured) bool) (bool, error) {
 	for try := 1; ; try++ {
 		if err := t.guard(ctx, live); err != nil {
 			return false, err
 		}
-		uid, version, background := live.GetUID(), live.GetResourceVersion(), metav1.DeletePropagationBackground
+		uid, version := live.GetUID(), live.GetResourceVersion()
 		err := t.resource(m, live.GetNamespace()).Delete(ctx, live.GetName(), metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}, PropagationPolicy: &background})
+			Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}, PropagationPolicy: &how})
 		if apierrors.IsNotFound(err) {
 			return false, nil
 		}

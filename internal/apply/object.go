@@ -28,6 +28,8 @@ type Held struct {
 	Ref     diff.Ref
 	Version string // of the API under which it was written
 	UID     string
+	// Finished of a Job that ended: how, and the hash of what was declared. It is not run again when it is gone.
+	Finished string
 }
 
 // Target is an API as one Application may use it.

@@ -38,6 +38,7 @@ type Proof struct {
 	changes map[diff.Ref]diff.Change
 	live    map[diff.Ref]*unstructured.Unstructured // as read for the proof; absent objects are not in it
 	prune   []Held                                  // in the order in which they go
+	held    []Held
 }
 
 // Live is the state of an object that the proof saw, or nil.
@@ -60,6 +61,9 @@ func (p *Proof) Held(objects []Object) []Held {
 	out := make([]Held, 0, len(objects))
 	for _, o := range objects {
 		h := Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version}
+		if how := Ended(p.held, o); how != "" {
+			h.Finished = how + "/" + declared(o)
+		}
 		if live := p.live[o.Ref()]; live != nil {
 			h.UID = string(live.GetUID())
 		}
@@ -82,8 +86,11 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 			answers[n] = answer{diff.Change{Ref: o.Ref(), Action: diff.Unchanged}, live, nil}
 			continue
 		}
+		ended := Ended(r.Held, o) != ""
 		group.Go(func() error {
-			if agrees || (live == nil && r.Known.has(o)) {
+			if ended && leaves(live) && t.isGone(ctx, o) {
+				answers[n] = done(o)
+			} else if agrees || (live == nil && r.Known.has(o)) {
 				answers[n] = t.reread(ctx, o, made, r.Known)
 			} else {
 				answers[n] = t.prove(ctx, o, live != nil, made, r.Known)
@@ -95,7 +102,7 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p := &Proof{changes: map[diff.Ref]diff.Change{}, live: map[diff.Ref]*unstructured.Unstructured{}}
+	p := &Proof{held: r.Held, changes: map[diff.Ref]diff.Change{}, live: map[diff.Ref]*unstructured.Unstructured{}}
 	var refusals []error
 	for n, a := range answers {
 		if a.err != nil {
@@ -103,7 +110,7 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 		}
 		p.note(r.Desired[n].Ref(), a)
 	}
-	if len(refusals) > 0 {
+	if refusals = append(refusals, t.addUp(ctx, r.Desired, answers)...); len(refusals) > 0 {
 		slices.SortFunc(refusals, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		return nil, errors.Join(refusals...)
 	}
@@ -115,6 +122,20 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 	}
 	p.Plan.Sort()
 	return p, nil
+}
+
+func leaves(live *unstructured.Unstructured) bool {
+	return live == nil || live.GetDeletionTimestamp() != nil
+}
+
+// isGone says that an object is certainly not there, or about to go.
+func (t Target) isGone(ctx context.Context, o Object) bool {
+	m, err := t.mapping(o.Ref().GroupKind(), o.GroupVersionKind().Version)
+	if err != nil {
+		return false
+	}
+	live, err := t.get(ctx, m, o.Ref())
+	return err == nil && leaves(live)
 }
 
 // answer is what the API said about one object.
@@ -245,6 +266,8 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	switch {
 	case live == nil && apierrors.IsNotFound(err) && made.namespaces[ref.Namespace]:
 		return deferred(nil, "its namespace is made by the same revision")
+	case live != nil && apierrors.IsInvalid(err):
+		return t.unchangeable(ctx, m, o, live, err)
 	case err != nil:
 		return refuse(err)
 	case live == nil:

@@ -5,6 +5,7 @@ import "k8s.io/apimachinery/pkg/runtime/schema"
 var (
 	crdKind         = schema.GroupKind{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}
 	namespaceKind   = schema.GroupKind{Kind: "Namespace"}
+	configMapKind   = schema.GroupKind{Kind: "ConfigMap"}
 	secretKind      = schema.GroupKind{Kind: "Secret"}
 	applicationKind = schema.GroupKind{Group: "gitopsd.io", Kind: "Application"}
 )

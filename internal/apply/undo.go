@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -16,6 +17,9 @@ type Undoing struct {
 	Images []Image  // every object that was touched, as it was before
 	Base   []Object // the last applied revision; empty when there was none
 	Held   []Held   // the inventory: the UIDs of what was made
+	// Intent that is undone, and when it began.
+	Intent string
+	Since  time.Time
 }
 
 // Undo brings every touched object back: to the base where the base has it, away where it was absent, and to what it was
@@ -46,6 +50,7 @@ func (t Target) Undo(ctx context.Context, u Undoing) (left []Held, err error) {
 			x.each(w, s, func(i Image) error { return x.remove(ctx, i) })
 		}
 	}
+	x.restart(ctx)
 	return x.left, errors.Join(x.errs...)
 }
 
@@ -116,15 +121,20 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 		}
 	}
 	switch {
+	case inBase && now == nil && Ended(x.Held, o) != "":
+		return nil
 	case inBase && now == nil:
 		now, err = x.t.create(ctx, m, o)
 	case inBase:
 		if err := x.t.lookForScaler(ctx, o, now); err != nil {
 			return err
 		}
-		now, err = x.t.patch(ctx, m, o, now, whatever)
+		now, err = x.t.rewrite(ctx, m, o, now)
 	case same:
 		now, err = x.release(ctx, m, now)
+	}
+	if err == nil && inBase {
+		err = x.unstick(ctx, now)
 	}
 	if err != nil {
 		return err

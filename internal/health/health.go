@@ -76,6 +76,14 @@ func Of(live *unstructured.Unstructured) Verdict {
 	return Verdict{Progressing, r.Message}
 }
 
+// Ended judges a Job that is gone by how it ended: "Complete", or otherwise.
+func Ended(how string) Verdict {
+	if how == "Complete" {
+		return Verdict{Healthy, ""}
+	}
+	return Verdict{Degraded, "it failed, and is gone; change it, or delete it from the repository"}
+}
+
 // workloads are the kinds that have pods.
 var workloads = map[schema.GroupKind]bool{
 	{Group: "apps", Kind: "Deployment"}: true, {Group: "apps", Kind: "StatefulSet"}: true,

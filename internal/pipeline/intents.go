@@ -38,13 +38,14 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	}
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
+	in.BaseUnhealthy = ill(t.app)
 	images := proof.Images(c.objects)
 	var before []apply.Image
 	if from != nil {
 		if before, err = t.images(from); err != nil {
 			return failed(retry, reasonStore, err)
 		}
-		images, in.Interruptions = apply.Union(before, images), from.Interruptions+1
+		images, in.Interruptions, in.BaseUnhealthy = apply.Union(before, images), from.Interruptions+1, from.BaseUnhealthy
 	}
 	if in.Revision.Content, err = t.put(c.objects); err == nil {
 		in.Images, err = t.putImages(images)
@@ -213,6 +214,9 @@ func (t *turn) retryOrFail(ctx context.Context, in *v1alpha1.Intent, reason stri
 // fail ends the way forward: what follows is an undo, or holding on. It is written before anything is undone.
 func (t *turn) fail(ctx context.Context, in *v1alpha1.Intent, reason string, err error, remember bool) (outcome, bool) {
 	in.Reason, in.Message, in.Remember = reason, redact.String(err.Error()), remember
+	if in.BaseUnhealthy && t.app.Spec.Sync.OnFailure != v1alpha1.Hold {
+		in.Message += " (held, not rolled back: what was there before was not healthy either)"
+	}
 	in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Failed, t.policy()))
 	st := &t.app.Status
 	st.Phase, st.Reason, st.Message = v1alpha1.Phase(in.Phase), reason, in.Message
@@ -319,9 +323,16 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	return t.judgeHealth(ctx, proof, objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
 }
 
+// policy is what becomes of the open intent if it fails. Where the base was not healthy either, going back mends nothing.
 func (t *turn) policy() intent.Policy {
-	if t.app.Spec.Sync.OnFailure == v1alpha1.Hold {
+	if in := t.app.Status.Intent; t.app.Spec.Sync.OnFailure == v1alpha1.Hold || (in != nil && in.BaseUnhealthy) {
 		return intent.Hold
 	}
 	return intent.Rollback
+}
+
+// ill says that the applied revision is not healthy. Of the first one there is nothing to say.
+func ill(app *v1alpha1.Application) bool {
+	st := app.Status
+	return st.AppliedRevision != nil && (st.Health == v1alpha1.Degraded || st.Health == v1alpha1.Missing || st.Reason == reasonUnhealthy)
 }

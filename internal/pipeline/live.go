@@ -34,6 +34,7 @@ type live struct {
 
 	mu      sync.Mutex
 	watches map[watched]cache.SharedIndexInformer
+	ended   map[string]string                // how Jobs ended that are gone, by UID
 	own     map[schema.GroupVersionKind]bool // what allowed has answered
 	all     sync.WaitGroup
 }
@@ -46,7 +47,7 @@ type watched struct {
 
 func newLive(ctx context.Context, e *Engine) *live {
 	return &live{ctx: ctx, client: e.dynamicAs, allowed: e.mayWatch, mapper: e.mapper, changed: e.ownerChanged, log: e.cfg.Log,
-		watches: map[watched]cache.SharedIndexInformer{}, own: map[schema.GroupVersionKind]bool{}}
+		watches: map[watched]cache.SharedIndexInformer{}, own: map[schema.GroupVersionKind]bool{}, ended: map[string]string{}}
 }
 
 // wait returns when every watch has ended, after ctx has.
@@ -131,7 +132,10 @@ func (l *live) informer(client dynamic.Interface, resource schema.GroupVersionRe
 		}
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: notify, DeleteFunc: notify, UpdateFunc: func(old, new any) {
+		AddFunc: notify, DeleteFunc: func(obj any) {
+			l.remember(obj)
+			notify(obj)
+		}, UpdateFunc: func(old, new any) {
 			if !statusOfAnApplication(old, new) {
 				notify(new)
 			}
@@ -179,6 +183,38 @@ func statusOfAnApplication(old, new any) bool {
 	n, okNew := new.(*unstructured.Unstructured)
 	return okOld && okNew && n.GroupVersionKind().Group == v1alpha1.GroupVersion.Group &&
 		o.GetUID() == n.GetUID() && n.GetDeletionTimestamp() == nil && reflect.DeepEqual(diff.Declared(o), diff.Declared(n))
+}
+
+// mostEnded bounds what is remembered of Jobs that are gone; most are asked about at once.
+const mostEnded = 10_000
+
+// remember keeps how a Job ended that goes before anybody has looked at its end.
+func (l *live) remember(obj any) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return
+	}
+	if how := apply.Ending(u); how != "" {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if len(l.ended) >= mostEnded {
+			clear(l.ended)
+		}
+		l.ended[string(u.GetUID())] = how
+	}
+}
+
+// ending says how a Job of this UID ended, by what is or was watched of it.
+func (v view) ending(o apply.Object, uid string) string {
+	if u := v.get(o); u != nil && string(u.GetUID()) == uid {
+		return apply.Ending(u)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.ended[uid]
 }
 
 // get is the object as the watch last saw it, or nil.

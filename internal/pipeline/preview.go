@@ -111,7 +111,7 @@ func (p *Preview) Drift(ctx context.Context, app *v1alpha1.Application, content 
 			return diff.Drift{}, err
 		}
 	}
-	proof, err := target.Prove(ctx, apply.Revision{Desired: objects, Live: unseen, Known: apply.NewKnown()})
+	proof, err := target.Prove(ctx, apply.Revision{Desired: objects, Held: heldOf(app.Status.Inventory), Live: unseen, Known: apply.NewKnown()})
 	if err != nil {
 		return diff.Drift{}, err
 	}

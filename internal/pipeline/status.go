@@ -59,6 +59,7 @@ func (e *Engine) write(ctx context.Context, app *v1alpha1.Application, w *work) 
 		return nil
 	}
 	if current = w.told(current); current.ResourceVersion == app.ResourceVersion && reflect.DeepEqual(current.Status, app.Status) {
+		w.untold, w.untoldSince = nil, time.Time{}
 		return nil
 	}
 	status := app.Status.DeepCopy()
@@ -216,7 +217,7 @@ func driftOf(p *apply.Proof, desired []apply.Object, ours bool) []v1alpha1.Drift
 func heldOf(inventory []v1alpha1.ObjectReference) []apply.Held {
 	out := make([]apply.Held, 0, len(inventory))
 	for _, r := range inventory {
-		out = append(out, apply.Held{Ref: diff.Ref{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Version: r.Version, UID: r.UID})
+		out = append(out, apply.Held{Ref: diff.Ref{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Version: r.Version, UID: r.UID, Finished: r.Finished})
 	}
 	return out
 }
@@ -233,7 +234,7 @@ func inventoryOf(held []apply.Held) []v1alpha1.ObjectReference {
 }
 
 func referenceOf(h apply.Held) v1alpha1.ObjectReference {
-	return v1alpha1.ObjectReference{Group: h.Ref.Group, Version: h.Version, Kind: h.Ref.Kind, Namespace: h.Ref.Namespace, Name: h.Ref.Name, UID: h.UID}
+	return v1alpha1.ObjectReference{Group: h.Ref.Group, Version: h.Version, Kind: h.Ref.Kind, Namespace: h.Ref.Namespace, Name: h.Ref.Name, UID: h.UID, Finished: h.Finished}
 }
 
 func suspended(app *v1alpha1.Application) bool {

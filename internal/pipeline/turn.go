@@ -110,7 +110,11 @@ func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, w
 
 // revision is what the API is asked to become, from what it is.
 func (t *turn) revision(objects []apply.Object) apply.Revision {
-	return apply.Revision{Desired: objects, Held: heldOf(t.app.Status.Inventory), Prune: isTrue(t.app.Spec.Sync.Prune), Live: t.live.get, Known: t.w.known}
+	held := heldOf(t.app.Status.Inventory)
+	if apply.Finishes(held, objects, t.live.ending) {
+		t.app.Status.Inventory = inventoryOf(held)
+	}
+	return apply.Revision{Desired: objects, Held: held, Prune: isTrue(t.app.Spec.Sync.Prune), Live: t.live.get, Known: t.w.known}
 }
 
 // tend looks after the applied revision: drift is healed or told, health is told.

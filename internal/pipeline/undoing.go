@@ -22,7 +22,7 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 	var left []apply.Held
 	var base []apply.Object
 	if err = t.checkTurn(ctx); err == nil {
-		left, base, err = t.undo(ctx, images)
+		left, base, err = t.undo(ctx, in, images)
 	}
 	if err != nil {
 		if ctx.Err() == nil && !apply.Transient(err) {
@@ -51,14 +51,14 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 }
 
 // undo writes the base back and asks the API whether that is what it has.
-func (t *turn) undo(ctx context.Context, images []apply.Image) (left []apply.Held, base []apply.Object, err error) {
+func (t *turn) undo(ctx context.Context, in *v1alpha1.Intent, images []apply.Image) (left []apply.Held, base []apply.Object, err error) {
 	if r := t.app.Status.AppliedRevision; r != nil {
 		if base, err = t.contentOf(*r); err != nil {
 			return nil, nil, err
 		}
 	}
 	held := heldOf(t.app.Status.Inventory)
-	if left, err = t.target.Undo(ctx, apply.Undoing{Images: images, Base: base, Held: held}); err != nil {
+	if left, err = t.target.Undo(ctx, apply.Undoing{Images: images, Base: base, Held: held, Intent: in.ID, Since: in.Started.Time}); err != nil {
 		return nil, nil, err
 	}
 	t.w.known.Forget()

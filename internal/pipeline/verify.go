@@ -25,6 +25,7 @@ const (
 // health looks at every object and puts what it found into the status. Without a proof the watches alone are asked.
 func (t *turn) health(ctx context.Context, p *apply.Proof, objects []apply.Object) health.Status {
 	st := &t.app.Status
+	held := heldOf(st.Inventory)
 	worst, messages := health.Healthy, []string{}
 	for _, o := range objects {
 		live := t.live.get(o)
@@ -32,6 +33,9 @@ func (t *turn) health(ctx context.Context, p *apply.Proof, objects []apply.Objec
 			live = newest(live, p.Live(o.Ref()))
 		}
 		v := t.judge(ctx, live, o)
+		if how := apply.Ended(held, o); how != "" && v.Status == health.Missing {
+			v = health.Ended(how)
+		}
 		worst = health.Worst(worst, v.Status)
 		if v.Status != health.Healthy {
 			messages = append(messages, fmt.Sprintf("%s: %s", o.Ref(), v.Message))

@@ -32,7 +32,9 @@ func TestChanged(t *testing.T) {
 			}
 		}
 	}
-	before := at(func() { r.write("a/one.yaml", "1", "a/two.yaml", "2", "b/c/d.yaml", "3", "top.yaml", "4", "e.yaml", "5") })
+	before := at(func() {
+		r.write("a/one.yaml", "1", "a/two.yaml", "2", "b/c/d.yaml", "3", "top.yaml", "4", "e.yaml", "5")
+	})
 	for _, c := range []struct {
 		what, want string
 		change     func()

@@ -145,22 +145,17 @@ func TestHold(t *testing.T) {
 	checkMaps(t, i, a.namespace, map[string]string{"a": "two"})
 }
 
-// What the dry-run cannot know, a quota that adds up, refuses an object in the middle: everything goes back.
+// What no dry-run knows, a quota of something else than objects that adds up, refuses one in the middle: everything goes back.
 func TestRefusedInTheMiddle(t *testing.T) {
 	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")})
 	a.await(t)
-	i.apply(t, a.namespace, "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {count/configmaps: \"4\"}}\n")
-	eventually(t, 20*time.Second, "the quota counts", func() error {
-		q, err := i.kube.CoreV1().ResourceQuotas(a.namespace).Get(ctx(t), "q", metav1.GetOptions{})
-		if err == nil && len(q.Status.Used) == 0 {
-			err = fmt.Errorf("not yet")
-		}
-		return err
-	})
+	i.apply(t, a.namespace, "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {services.nodeports: \"1\"}}\n")
+	a.awaitQuota(t)
+	from, _ := i.nodePorts()
 	files := map[string]string{"a.yaml": configMap("a", "k", "two")}
-	for _, n := range []string{"b", "c", "d", "e"} {
-		files[n+".yaml"] = configMap(n, "k", "two")
+	for n, name := range []string{"b", "c", "d"} {
+		files[name+".yaml"] = nodePortService(name, from+40+n)
 	}
 	bad := a.repo.commit(t, "too many", files)
 	st := a.awaitCommit(t, bad, v1alpha1.RolledBack).Status
