@@ -229,6 +229,7 @@ func (t *turn) fail(ctx context.Context, in *v1alpha1.Intent, reason string, err
 
 // verifying waits until everything is healthy. Before the revision counts as arrived, nothing may differ from it.
 func (t *turn) verifying(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object) (outcome, bool) {
+	t.noteEnded(objects)
 	r, phase := t.revision(objects), intent.Phase(in.Phase)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {

@@ -110,16 +110,20 @@ func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, w
 
 // revision is what the API is asked to become, from what it is.
 func (t *turn) revision(objects []apply.Object) apply.Revision {
-	held := heldOf(t.app.Status.Inventory)
-	if apply.Finishes(held, objects, t.live.ending) {
+	return apply.Revision{Desired: objects, Held: heldOf(t.app.Status.Inventory), Prune: isTrue(t.app.Spec.Sync.Prune), Live: t.live.get, Known: t.w.known}
+}
+
+// noteEnded notes which Jobs have ended, of objects that were written.
+func (t *turn) noteEnded(objects []apply.Object) {
+	if held := heldOf(t.app.Status.Inventory); apply.Finishes(held, objects, t.live.ending) {
 		t.app.Status.Inventory = inventoryOf(held)
 	}
-	return apply.Revision{Desired: objects, Held: held, Prune: isTrue(t.app.Spec.Sync.Prune), Live: t.live.get, Known: t.w.known}
 }
 
 // tend looks after the applied revision: drift is healed or told, health is told.
 func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	app := t.app
+	t.noteEnded(c.objects)
 	r := t.revision(c.objects)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {
