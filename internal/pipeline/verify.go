@@ -76,7 +76,13 @@ func late(app *v1alpha1.Application) bool {
 		since = s.Finished.Time
 	}
 	for _, c := range app.Status.Conditions {
-		if c.Type == "Healthy" && c.Status == metav1.ConditionFalse && c.LastTransitionTime.After(since) {
+		if c.Type != "Healthy" {
+			continue
+		}
+		if c.Status == metav1.ConditionTrue {
+			return false // it fell ill just now
+		}
+		if c.LastTransitionTime.After(since) {
 			since = c.LastTransitionTime.Time
 		}
 	}
