@@ -18,6 +18,9 @@ const (
 	LabelApplication = "gitopsd.io/application"
 	// AnnotationSync on an Application asks for a sync now; its value is the time of the request.
 	AnnotationSync = "gitopsd.io/sync-requested"
+	// AnnotationAskedBy on an Application is when and by whom a command asked for something last: a time, a space, and a name
+	// that the command gave. The ledger repeats it; who may write annotations may write any name.
+	AnnotationAskedBy = "gitopsd.io/asked-by"
 	// AnnotationSuspend on an Application suspends it, beside spec.sync.suspend, where applying its parent does not
 	// reset it; `gitopsd suspend` sets it to "true".
 	AnnotationSuspend = "gitopsd.io/suspend"

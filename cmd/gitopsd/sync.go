@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
+	"os/user"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/overview"
 	"github.com/spf13/cobra"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func syncCommand() *cobra.Command {
@@ -108,6 +113,8 @@ func (c *clients) awaitSync(ctx context.Context, progress, out io.Writer, app *v
 
 // annotate sets annotations; nil removes one.
 func (c *clients) annotate(ctx context.Context, app *v1alpha1.Application, annotations map[string]any) error {
+	annotations = maps.Clone(annotations)
+	annotations[v1alpha1.AnnotationAskedBy] = time.Now().UTC().Format(time.RFC3339Nano) + " " + c.whoami(ctx)
 	merge, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
 	if err != nil {
 		return err
@@ -147,4 +154,19 @@ func annotateCommand(verb, short string, annotations map[string]any, done string
 	}
 	c.addFlags(cmd)
 	return cmd
+}
+
+// whoami is who runs this command: the user of this machine, and the one that the API knows.
+func (c *clients) whoami(ctx context.Context) string {
+	who := os.Getenv("SUDO_USER")
+	if who == "" {
+		if u, err := user.Current(); err == nil {
+			who = u.Username
+		}
+	}
+	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil || review.Status.UserInfo.Username == "" {
+		return who
+	}
+	return fmt.Sprintf("%s as %s", who, review.Status.UserInfo.Username)
 }

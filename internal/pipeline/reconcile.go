@@ -21,6 +21,7 @@ func (e *Engine) reconcile(ctx context.Context, key types.NamespacedName) outcom
 	if app.DeletionTimestamp != nil {
 		return e.finalize(ctx, app, w)
 	}
+	e.noteActs(app)
 	if err := e.ensureFinalizer(ctx, app); err != nil {
 		return e.report(ctx, app, w, failed(retry, reasonApply, err))
 	}

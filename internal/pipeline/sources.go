@@ -108,6 +108,7 @@ func (e *Engine) honourSyncRequest(ctx context.Context, app *v1alpha1.Applicatio
 	if request == "" || request == app.Status.HandledSyncRequest || !w.begin(request) {
 		return
 	}
+	e.act(app, "sync/"+request, "SyncRequested", askedBy(app), "")
 	w.known.Forget()
 	w.rendered = rendered{}
 	if app.Annotations[v1alpha1.AnnotationRetry] == request {

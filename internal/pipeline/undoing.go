@@ -102,7 +102,7 @@ func (t *turn) standBy(ctx context.Context) outcome {
 // tryAgain forgets that a revision failed, and lets one that is held or half undone start over.
 func (e *Engine) tryAgain(app *v1alpha1.Application, request string) {
 	st := &app.Status
-	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "retry/" + string(app.UID) + "/" + request, Actor: "a person", To: st.ObservedCommit, Outcome: "Retry"})
+	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "retry/" + string(app.UID) + "/" + request, Actor: askedBy(app), To: st.ObservedCommit, Outcome: "Retry"})
 	st.Rejected = nil
 	if in := st.Intent; in != nil && (&turn{Engine: e, app: app}).ended(in) == "" && (in.Phase == string(intent.Held) || in.Phase == string(intent.Incomplete)) {
 		in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Retried, ""))
@@ -127,7 +127,7 @@ func pinned(app *v1alpha1.Application) (v1alpha1.Revision, bool) {
 
 // syncPinned brings an Application to the revision that it is held at.
 func (e *Engine) syncPinned(ctx context.Context, app *v1alpha1.Application, w *work, r v1alpha1.Revision) outcome {
-	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "pin/" + string(app.UID) + "/" + app.Annotations[v1alpha1.AnnotationPin], Actor: "a person",
+	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "pin/" + string(app.UID) + "/" + app.Annotations[v1alpha1.AnnotationPin], Actor: askedBy(app),
 		From: app.Status.ObservedCommit, To: r.Commit, Outcome: "Pinned"})
 	objects, err := (&turn{Engine: e, app: app, w: w}).contentOf(r)
 	if err != nil {

@@ -26,14 +26,28 @@ func TestAudit(t *testing.T) {
 	bad := a.repo.commit(t, "bad", map[string]string{"x.yaml": "", "web.yaml": brokenImage("")})
 	a.awaitCommit(t, bad, v1alpha1.RolledBack)
 	i.run("sync", a.namespace+"/"+a.name, "--retry")
+	i.must(t, "suspend", a.namespace+"/"+a.name)
+	a.awaitCommit(t, bad, v1alpha1.Suspended)
+	i.must(t, "resume", a.namespace+"/"+a.name)
+	a.awaitCommit(t, bad, v1alpha1.RolledBack)
+	i.mustKubectl(t, "-n", a.namespace, "patch", "application", a.name, "--type=merge", "-p", `{"spec":{"sync":{"timeout":"2500ms"}}}`)
+	eventually(t, 20*time.Second, "the changed spec has been tried", func() error {
+		if st := a.get(t).Status; st.Rejected == nil || st.Rejected.Generation != a.get(t).Generation {
+			return errPhase(st)
+		}
+		return nil
+	})
 
 	var got []string
 	for _, line := range strings.Split(strings.TrimSpace(i.must(t, "audit", "export", "--app", a.namespace+"/"+a.name)), "\n") {
 		var e struct {
-			Entry struct{ Kind, Outcome, From, To string }
+			Entry struct{ Kind, Outcome, Actor, From, To string }
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%s: %v", line, err)
+		}
+		if e.Entry.Outcome == "Suspended" && !strings.Contains(e.Entry.Actor, " as ") || e.Entry.Outcome == "SpecChanged" && !strings.HasPrefix(e.Entry.Actor, "kubectl") {
+			t.Errorf("%s is said of %q", e.Entry.Outcome, e.Entry.Actor)
 		}
 		got = append(got, strings.Join([]string{e.Entry.Kind, e.Entry.Outcome, short8(e.Entry.From), short8(e.Entry.To)}, " "))
 	}
@@ -44,7 +58,12 @@ func TestAudit(t *testing.T) {
 		"Sync Applied " + first[:8] + " " + second[:8],
 		"Refusal Refused  " + refused[:8],
 		"Rollback RolledBack " + bad[:8] + " " + second[:8],
+		"Manual SyncRequested  " + bad[:8],
 		"Manual Retry  " + bad[:8],
+		"Rollback RolledBack " + bad[:8] + " " + second[:8],
+		"Manual Suspended  " + bad[:8],
+		"Manual Resumed  " + bad[:8],
+		"Manual SpecChanged  " + bad[:8],
 		"Rollback RolledBack " + bad[:8] + " " + second[:8],
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
