@@ -269,7 +269,7 @@ func (x *run) prune(ctx context.Context) (int, error) {
 // Application by now, or is another one of that name; false says that nothing was deleted.
 func (t Target) Delete(ctx context.Context, h Held) (bool, error) {
 	m, err := t.mapping(h.Ref.GroupKind(), h.Version)
-	if meta.IsNoMatchError(err) {
+	if t.vital(h.Ref) || meta.IsNoMatchError(err) {
 		return false, nil
 	}
 	if err != nil {

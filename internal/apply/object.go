@@ -41,6 +41,8 @@ type Target struct {
 	// OwnerName is the name of the Application that a label value stands for, or "": objects of one that is gone are
 	// free.
 	OwnerName func(owner string) string
+	// Vital says of an object that it is never deleted. nil: of none.
+	Vital func(diff.Ref) bool
 	// Ignored are fields that are left to others, and Scaled are workloads whose replicas are.
 	Ignored []Ignored
 	Scaled  *Scaled

@@ -160,7 +160,7 @@ func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 	var errs []error
 	waves := map[diff.Ref]int{}
 	for _, h := range r.Held {
-		if _, wanted := p.changes[h.Ref]; wanted {
+		if _, wanted := p.changes[h.Ref]; wanted || t.vital(h.Ref) {
 			continue
 		}
 		live, err := t.liveOf(ctx, h, r.Live)
@@ -181,6 +181,8 @@ func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 	p.prune = lastFirst(p.prune, waves)
 	return errors.Join(errs...)
 }
+
+func (t Target) vital(r diff.Ref) bool { return t.Vital != nil && t.Vital(r) }
 
 // KeepAnnotation on a live object, with the value never, keeps it when it leaves the repository.
 const KeepAnnotation = "gitopsd.io/prune"

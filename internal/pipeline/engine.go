@@ -307,6 +307,6 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 		asks, err = e.dynamicAs("")
 	}
 	return apply.Target{Dynamic: d, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
-		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
+		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
 		Maker: apply.Maker{Application: string(app.UID)}}, err
 }

@@ -30,6 +30,9 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	if out, ok := t.guard(proof, c); !ok {
 		return out
 	}
+	if err := t.spareUs(ctx, proof, c.objects); err != nil {
+		return failed(retry, reasonRefused, err)
+	}
 	if proof.Plan.Empty() && from == nil {
 		return t.relabel(ctx, c, proof)
 	}

@@ -147,11 +147,11 @@ func TestReadersOfRestoredConfigurationRestart(t *testing.T) {
 // Where the revision before was not healthy either, going back mends nothing: the new one is held.
 func TestUnhealthyBaseIsNotGoneBackTo(t *testing.T) {
 	i := shared(t)
-	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one")}, withTimeout(3*time.Second))
+	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one")}, withTimeout(10*time.Second))
 	a.await(t)
 	i.mustKubectl(t, "-n", a.namespace, "create", "quota", "q", "--hard=pods=0")
 	i.mustKubectl(t, "-n", a.namespace, "delete", "pod", i.pods(t, a.namespace)[0].Name)
-	eventually(t, 30*time.Second, "what is applied is ill", func() error {
+	eventually(t, 60*time.Second, "what is applied is ill", func() error {
 		if st := a.get(t).Status; st.Phase != v1alpha1.Failed || st.Reason != "NotHealthyInTime" {
 			return errPhase(st)
 		}
@@ -240,4 +240,19 @@ func TestPruneLimit(t *testing.T) {
 			t.Errorf("%s: %s", st.Reason, st.Message)
 		}
 	})
+}
+
+// What the engine itself stands on is not pruned, also where a repository has declared it once.
+func TestOurselvesAreNotPruned(t *testing.T) {
+	i := shared(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "crd.yaml": string(v1alpha1.CRD)})
+	a.await(t)
+	a.repo.commit(t, "without it", map[string]string{"crd.yaml": ""})
+	st := a.await(t).Status
+	if _, err := i.application(t, a.namespace, a.name); err != nil {
+		t.Fatal(err)
+	}
+	if st.LastSync != nil && st.LastSync.Pruned > 0 {
+		t.Errorf("pruned: %+v", st.LastSync)
+	}
 }
