@@ -18,6 +18,7 @@ require (
 	github.com/go-git/go-git/v5 v5.19.0
 	github.com/google/cel-go v0.26.0
 	github.com/google/go-containerregistry v0.20.1
+	github.com/google/go-github/v57 v57.0.0
 	github.com/google/nftables v0.3.0
 	github.com/klauspost/compress v1.19.1
 	github.com/landlock-lsm/go-landlock v0.11.0
@@ -168,6 +169,7 @@ require (
 	github.com/google/gnostic-models v0.7.0 // indirect
 	github.com/go-logr/logr v1.4.4
 	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/google/go-querystring v1.1.0 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect
 	github.com/gosuri/uitable v0.0.4 // indirect

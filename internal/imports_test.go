@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"internal/redact":       {},
 	"internal/source":       {"internal/redact"},
 	"internal/render":       {"internal/redact"},
+	"internal/review":       {},
 	"internal/diff":         {},
 	"internal/health":       {},
 	"internal/window":       {},
@@ -30,7 +31,7 @@ var mayImport = map[string][]string{
 	"internal/durable":      {},
 	"internal/intent":       {"internal/durable"},
 	"internal/ledger":       {"internal/durable"},
-	"internal/pipeline":     {"api", "internal/apply", "internal/diff", "internal/health", "internal/intent", "internal/ledger", "internal/redact", "internal/render", "internal/source", "internal/window"},
+	"internal/pipeline":     {"api", "internal/apply", "internal/diff", "internal/health", "internal/intent", "internal/ledger", "internal/redact", "internal/render", "internal/review", "internal/source", "internal/window"},
 	"internal/bundle":       {"internal/durable"},
 	"internal/containerd":   {"internal/bundle"},
 	"internal/network":      {},
@@ -52,6 +53,7 @@ var mustNotLink = []struct{ library, only string }{
 	{"helm.sh/helm/", "internal/render/engine"},
 	{"sigs.k8s.io/kustomize/", "internal/render/engine"},
 	{"github.com/go-git/", "internal/source"},
+	{"github.com/google/go-github/", "internal/review"},
 	{"k8s.io/kubectl/", "cmd/gitopsd-kubectl"},
 }
 

@@ -80,6 +80,19 @@ type Source struct {
 	// password, bearerToken, or identity and known_hosts; caFile besides.
 	// +optional
 	SecretRef *LocalReference `json:"secretRef,omitempty"`
+	// CommitStatus has what became of each commit told where the repository lives. Absent: it is not.
+	// +optional
+	CommitStatus *CommitStatus `json:"commitStatus,omitempty"`
+}
+
+// CommitStatus is how to reach a forge that speaks GitHub's API for commit statuses.
+type CommitStatus struct {
+	// URL is the base of the API: https://HOST/api/v3/ of GitHub Enterprise Server, https://HOST/api/v1/ of Gitea or Forgejo.
+	// Absent for github.com.
+	// +optional
+	URL string `json:"url,omitempty"`
+	// SecretRef names a Secret of the Application's namespace with the key token: it has to be allowed to write commit statuses.
+	SecretRef LocalReference `json:"secretRef"`
 }
 
 // Ref is one of a branch, a tag or a commit.

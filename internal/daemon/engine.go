@@ -9,6 +9,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/review"
 	"github.com/gitopsd/gitopsd/internal/source"
 	"k8s.io/client-go/rest"
 )
@@ -45,5 +46,5 @@ func (e engine) run(ctx context.Context) error {
 	}
 	defer renderer.Close()
 	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: renderer, Contents: e.contents, Ledger: e.ledger,
-		Turn: e.turn, RequireAccount: e.requireAccount, Log: e.log, Metrics: e.metrics})
+		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Log: e.log, Metrics: e.metrics})
 }

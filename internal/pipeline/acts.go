@@ -48,7 +48,7 @@ func askedBy(app *v1alpha1.Application) string {
 func specWriter(fields []metav1.ManagedFieldsEntry) string {
 	last, by := metav1.Time{}, ""
 	for _, f := range fields {
-		if f.Subresource != "" || f.FieldsV1 == nil || f.Time == nil || !strings.Contains(string(f.FieldsV1.Raw), `"f:spec"`) {
+		if f.Subresource != "" || f.FieldsV1 == nil || f.Time == nil || !strings.Contains(f.FieldsV1.GetRawString(), `"f:spec"`) {
 			continue
 		}
 		if by == "" || last.Before(f.Time) {

@@ -11,6 +11,7 @@ import (
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/review"
 	"github.com/gitopsd/gitopsd/internal/source"
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,6 +56,8 @@ type Config struct {
 	Renderer Renderer
 	Contents Contents
 	Ledger   Ledger
+	// Announce tells the forge what became of a commit.
+	Announce func(context.Context, review.Forge, review.Status) error
 	Turn     apply.Turn // zero for an engine that has the cluster for itself
 	// RequireAccount refuses Applications that name no service account: the engine does nothing with rights of its own.
 	RequireAccount bool
@@ -74,7 +77,7 @@ type Engine struct {
 	recorder record.EventRecorder
 	end      context.CancelCauseFunc // ends the engine; nil in a Preview, which writes nothing
 
-	asks sync.WaitGroup // questions to repositories that run beside the pipeline
+	asks sync.WaitGroup // questions to repositories, and words to forges, that run beside the pipeline
 
 	mu   sync.Mutex
 	work map[types.NamespacedName]*work
@@ -200,6 +203,8 @@ type work struct {
 	said         string    // the last failure that was logged
 	asking       string    // the sync request that is being honoured; guarded by mu
 	asked        string    // the last one that was; guarded by mu
+	announcing   bool      // a word to the forge is under way; guarded by mu
+	announced    string    // the last one that it took; guarded by mu
 }
 
 // placed is what was rendered, as the API is asked for it.

@@ -338,5 +338,8 @@ func (t *turn) policy() intent.Policy {
 // ill says that the applied revision is not healthy. Of the first one there is nothing to say.
 func ill(app *v1alpha1.Application) bool {
 	st := app.Status
-	return st.AppliedRevision != nil && (st.Health == v1alpha1.Degraded || st.Health == v1alpha1.Missing || st.Reason == reasonUnhealthy)
+	if st.AppliedRevision == nil || st.Phase == v1alpha1.RolledBack { // of the latter the health may still be that of what failed
+		return false
+	}
+	return st.Health == v1alpha1.Degraded || st.Health == v1alpha1.Missing || st.Phase == v1alpha1.Failed && st.Reason == reasonUnhealthy
 }

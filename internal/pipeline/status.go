@@ -35,6 +35,7 @@ func (e *Engine) report(ctx context.Context, app *v1alpha1.Application, w *work,
 	}
 	setConditions(app)
 	e.say(app, w)
+	e.announce(ctx, app, w)
 	e.cfg.Metrics.phase(keyOf(app), st.Phase)
 	if w.holdBack(app, out) {
 		return out
