@@ -30,7 +30,7 @@ func newForge(t testing.TB, token string) *forge {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v3/repos/acme/infra/statuses/{sha}", func(w http.ResponseWriter, r *http.Request) {
 		var s struct{ State, Context, Description string }
-		if r.Header.Get("Authorization") != "Bearer "+token || json.NewDecoder(r.Body).Decode(&s) != nil || len(s.Description) > 140 {
+		if r.Header.Get("Authorization") != "Bearer "+token || json.NewDecoder(r.Body).Decode(&s) != nil || len([]rune(s.Description)) > 140 {
 			w.WriteHeader(http.StatusUnprocessableEntity)
 			return
 		}

@@ -57,7 +57,7 @@ func TestReplace(t *testing.T) {
 		return "apiVersion: v1\nkind: ConfigMap\nimmutable: true\nmetadata: {name: a" + more + "}\ndata: {k: " + value + "}\n"
 	}
 	const allowed = ", annotations: {gitopsd.io/replace: allowed}"
-	a := i.deploy(t, map[string]string{"a.yaml": immutable("one", "")}, withTimeout(4*time.Second))
+	a := i.deploy(t, map[string]string{"a.yaml": immutable("one", "")}, withTimeout(8*time.Second))
 	a.await(t)
 	first := configMapUID(t, i, a.namespace, "a")
 	st := a.awaitCommit(t, a.repo.commit(t, "two", map[string]string{"a.yaml": immutable("two", "")}), v1alpha1.Failed).Status
@@ -169,7 +169,7 @@ func TestUnhealthyBaseIsNotGoneBackTo(t *testing.T) {
 func TestEndedJobs(t *testing.T) {
 	i := shared(t)
 	job := fmt.Sprintf("apiVersion: batch/v1\nkind: Job\nmetadata: {name: job}\nspec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, containers: [{name: c, image: %s, args: [args, done]}]}}}\n", toolbox())
-	a := i.deploy(t, map[string]string{"job.yaml": job, "a.yaml": configMap("a", "k", "one")}, withTimeout(4*time.Second))
+	a := i.deploy(t, map[string]string{"job.yaml": job, "a.yaml": configMap("a", "k", "one")}, withTimeout(10*time.Second))
 	a.await(t)
 	gone := func() error {
 		_, err := i.kube.BatchV1().Jobs(a.namespace).Get(ctx(t), "job", metav1.GetOptions{})
