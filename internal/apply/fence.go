@@ -288,9 +288,9 @@ func (t Target) seize(ctx context.Context, h Held) error {
 		}
 		u := &unstructured.Unstructured{Object: map[string]any{}}
 		identify(u, live)
-		u.SetUID(live.GetUID()) // of this very object: an apply would make another one
 		u.SetAnnotations(map[string]string{EpochAnnotation: epoch})
-		_, err = t.as(epochManager).serverSideApply(ctx, m, Object{Unstructured: u}, true)
+		// Of this very object, as it was looked at: a seizing that is late is not to overtake a later one.
+		_, err = t.as(epochManager).serverSideApply(ctx, m, pinned(Object{Unstructured: u}, live), true)
 		switch {
 		case err == nil || apierrors.IsForbidden(err):
 			return nil

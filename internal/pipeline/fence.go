@@ -115,7 +115,9 @@ func (e *Engine) takeOver(ctx context.Context, app *v1alpha1.Application, w *wor
 	if err != nil && !errors.Is(err, intent.ErrAbsent) { // a content that is lost is told by who needs it
 		return again(err)
 	}
-	if err := target.Seize(ctx, about(heldOf(app.Status.Inventory), images)); err != nil {
+	objects := about(heldOf(app.Status.Inventory), images)
+	e.live.as(userOf(app)).follow(named(objects)) // a late creation may be of a kind that nobody asks for any more
+	if err := target.Seize(ctx, objects); err != nil {
 		return again(err)
 	}
 	w.owns = in.ID
@@ -129,6 +131,19 @@ func about(held []apply.Held, images []apply.Image) []apply.Held {
 		if !slices.ContainsFunc(out, func(h apply.Held) bool { return h.Ref == i.Held.Ref }) {
 			out = append(out, i.Held)
 		}
+	}
+	return out
+}
+
+// named are objects of which nothing is known but what they are called.
+func named(held []apply.Held) []apply.Object {
+	out := make([]apply.Object, 0, len(held))
+	for _, h := range held {
+		u := &unstructured.Unstructured{Object: map[string]any{}}
+		u.SetGroupVersionKind(h.Ref.GroupKind().WithVersion(h.Version))
+		u.SetNamespace(h.Ref.Namespace)
+		u.SetName(h.Ref.Name)
+		out = append(out, apply.Object{Unstructured: u})
 	}
 	return out
 }

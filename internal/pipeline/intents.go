@@ -248,6 +248,7 @@ func (t *turn) verifying(ctx context.Context, in *v1alpha1.Intent, objects []app
 			return t.retryOrFail(ctx, in, reasonApply, err)
 		}
 	}
+	t.app.Status.Inventory = refreshed(t.app.Status.Inventory, proof)
 	worst := t.health(ctx, proof, objects)
 	message := t.app.Status.HealthMessage
 	switch {
