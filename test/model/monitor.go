@@ -163,6 +163,7 @@ func (m *monitor) deletes(w write) {
 	})
 	switch {
 	case m.late[string(w.old.GetUID())]: // it came into being by a request that was late
+	case m.made[string(w.old.GetUID())] && apply.MakerOf(w.old).Application == string(w.app.UID) && !m.wanted(in, w.ref()): // it says itself that it is ours
 	case !recorded:
 		m.problem("%s is not in the inventory with this UID", w)
 	case in == nil:
@@ -181,6 +182,13 @@ func (m *monitor) deletes(w write) {
 	default:
 		m.problem("%s before the revision has arrived", w)
 	}
+}
+
+// wanted says whether an object is part of what is applied, or is about to be.
+func (m *monitor) wanted(in *v1alpha1.Intent, r diff.Ref) bool {
+	st := m.app().Status
+	undone := in != nil && (in.Phase == string(intent.Undoing) || in.Phase == string(intent.Incomplete))
+	return in != nil && !undone && m.has(in.Revision.Content, r) || (in == nil || undone) && st.AppliedRevision != nil && m.has(st.AppliedRevision.Content, r)
 }
 
 // writes checks any other write: an intent or the applied revision asks for it.
