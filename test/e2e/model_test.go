@@ -26,7 +26,7 @@ func TestHistoriesOnARealAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	var group errgroup.Group
-	group.SetLimit(40) // most of their time they wait
+	group.SetLimit(24) // most of their time they wait
 	for seed, n := uint64(1), 0; n < number(t, "GITOPSD_HISTORIES", replayed); seed++ {
 		h := model.Calm(seed)
 		var played model.Played

@@ -33,6 +33,7 @@ type gate struct {
 	fault *Fault
 	count int
 	dead  bool
+	last  time.Time // of the last effect
 	died  func() // told once
 	away  time.Time
 	held  chan struct{} // not nil: the engine is stopped, until it is closed
@@ -44,6 +45,13 @@ func (g *gate) arm(f *Fault) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.fault, g.count = f, 0
+}
+
+// quiet says how long the engine has had no effect.
+func (g *gate) quiet() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Since(g.last)
 }
 
 // kill ends all effects.
@@ -107,6 +115,7 @@ func (g *gate) pass(ctx context.Context) error {
 func (g *gate) hit(target string) Kind {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.last = time.Now()
 	f := g.fault
 	if f == nil || f.Target != "" && f.Target != target {
 		return ""
