@@ -182,6 +182,11 @@ type SyncPolicy struct {
 	// Timeout is how long a revision may take to be written and to become healthy before it counts as failed. 5m when absent.
 	// +optional
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
+	// Adopt says what happens when an object is there already that others made: Allow takes it over as it is, Refuse fails the
+	// revision before anything is written. Allow when absent. An object's annotation gitopsd.io/adopt is over it.
+	// +kubebuilder:validation:Enum=Allow;Refuse
+	// +optional
+	Adopt Adopt `json:"adopt,omitempty"`
 	// Windows say when a sync, or a healing, may begin: not while a Deny window is open, and where there are Allow windows only while
 	// one of them is. What was begun is brought to its end.
 	// +listType=atomic
@@ -203,6 +208,14 @@ type OnFailure string
 const (
 	Rollback OnFailure = "Rollback"
 	Hold     OnFailure = "Hold"
+)
+
+// Adopt is the fate of objects that others made.
+type Adopt string
+
+const (
+	AdoptAllow  Adopt = "Allow"
+	AdoptRefuse Adopt = "Refuse"
 )
 
 // OnDelete is the fate of the objects of a deleted Application.

@@ -43,6 +43,8 @@ type Target struct {
 	OwnerName func(owner string) string
 	// Vital says of an object that it is never deleted. nil: of none.
 	Vital func(diff.Ref) bool
+	// RefuseStrangers leaves objects that others made to them: one in the way is a refusal.
+	RefuseStrangers bool
 	// Ignored are fields that are left to others, and Scaled are workloads whose replicas are.
 	Ignored []Ignored
 	Scaled  *Scaled

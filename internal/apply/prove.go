@@ -264,6 +264,11 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 			}
 		}
 	}
+	if live != nil {
+		if err := t.adopts(o, live); err != nil {
+			return refuse(err)
+		}
+	}
 	live, would, err := t.compare(ctx, m, o, live)
 	switch {
 	case live == nil && apierrors.IsNotFound(err) && made.namespaces[ref.Namespace]:

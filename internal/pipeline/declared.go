@@ -94,7 +94,7 @@ func (e *Engine) refuseSpec(ctx context.Context, app *v1alpha1.Application, w *w
 func checkObjects(objects []apply.Object) error {
 	var errs []error
 	for _, o := range objects {
-		if err := errors.Join(health.CheckAnnotation(o.Unstructured), apply.CheckWave(o.Unstructured)); err != nil {
+		if err := errors.Join(health.CheckAnnotation(o.Unstructured), apply.CheckWave(o.Unstructured), apply.CheckAdopt(o.Unstructured)); err != nil {
 			errs = append(errs, &apply.Refusal{Ref: o.Ref(), Origin: o.Origin, Err: err})
 		}
 	}

@@ -311,7 +311,7 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 	if !e.cfg.RequireAccount { // who may change a Deployment may often not list autoscalers
 		asks, err = e.dynamicAs("")
 	}
-	return apply.Target{Dynamic: d, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
+	return apply.Target{Dynamic: d, RefuseStrangers: app.Spec.Sync.Adopt == v1alpha1.AdoptRefuse, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
 		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
 		Maker: apply.Maker{Application: string(app.UID)}}, err
 }

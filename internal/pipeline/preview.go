@@ -64,7 +64,7 @@ func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision 
 		return diff.Plan{}, err
 	}
 	plan := proof.Plan
-	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, slices.Concat(notesOf(app, proof, c), target.Left(c.objects, proof), wavesOf(c.objects))
+	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, slices.Concat(notesOf(app, proof, c), target.Left(c.objects, proof), target.Adopted(c.objects, proof), wavesOf(c.objects))
 	for i, change := range plan.Changes {
 		plan.Changes[i].Replaces = change.Action == diff.Create && proof.Live(change.Ref) != nil
 	}
