@@ -121,6 +121,9 @@ type Intent struct {
 	// Epoch is the turn of the process that began it, or took it over last: only that one may carry on with it.
 	// +optional
 	Epoch int64 `json:"epoch,omitempty"`
+	// ServiceAccountName is the account that it was begun as, and is brought to its end as. Absent: the engine itself.
+	// +optional
+	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 	// Phase of the intent: Applying, Verifying, Pruning, Undoing, Held or Incomplete.
 	Phase string `json:"phase"`
 	// Revision that is to be, and the content by which it is kept.

@@ -41,7 +41,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	}
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
-	in.BaseUnhealthy = ill(t.app)
+	in.BaseUnhealthy, in.ServiceAccountName = ill(t.app), t.app.Spec.Destination.ServiceAccountName
 	images := proof.Images(c.objects)
 	var before []apply.Image
 	if from != nil {
@@ -144,6 +144,9 @@ func (t *turn) carryOnOpen(ctx context.Context) outcome {
 
 // carryOn takes the open intent as far as it goes without waiting. Proof is what was proven just now, or nil.
 func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply.Proof) outcome {
+	if err := t.actAs(t.app.Status.Intent.ServiceAccountName); err != nil {
+		return failed(retry, reasonApply, err)
+	}
 	t.resume(t.app.Status.Intent, objects)
 	for {
 		in := t.app.Status.Intent
@@ -166,6 +169,21 @@ func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply
 			return out
 		}
 	}
+}
+
+// actAs keeps an open intent at the account that it was begun as, whatever the spec names by now. One that was begun without an
+// account gets no more rights than the spec gives now.
+func (t *turn) actAs(account string) error {
+	if account == "" || account == t.app.Spec.Destination.ServiceAccountName {
+		return nil
+	}
+	then := t.app.DeepCopy()
+	then.Spec.Destination.ServiceAccountName = account
+	target, err := t.Engine.target(then)
+	if err == nil {
+		t.target, t.live = target, t.Engine.live.as(userOf(then))
+	}
+	return err
 }
 
 // applying writes every object of the revision.

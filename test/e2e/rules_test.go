@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -255,4 +256,78 @@ func TestOurselvesAreNotPruned(t *testing.T) {
 	if st.LastSync != nil && st.LastSync.Pruned > 0 {
 		t.Errorf("pruned: %+v", st.LastSync)
 	}
+}
+
+// An open sync is brought to its end as the account that it was begun as and where it was begun, whatever the spec says by then.
+func TestRetargetedInTheMiddle(t *testing.T) {
+	i := shared(t)
+	name := nameOf(t)
+	i.namespace(t, name+"-other")
+	i.namespace(t, name)
+	i.mustKubectl(t, "-n", name, "create", "serviceaccount", "deployer")
+	i.mustKubectl(t, "-n", name, "create", "rolebinding", "deployer", "--clusterrole=edit", "--serviceaccount="+name+":deployer")
+	i.mustKubectl(t, "-n", name, "create", "serviceaccount", "nobody")
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(8*time.Second), func(app *v1alpha1.Application) {
+		app.Spec.Destination.ServiceAccountName = "deployer"
+	})
+	good := a.await(t).Status.AppliedRevision.Commit
+	bad := a.repo.commit(t, "bad", map[string]string{"a.yaml": configMap("a", "k", "two"), "web.yaml": brokenImage("")})
+	a.awaitCommit(t, bad, v1alpha1.Verifying)
+	a.patch(t, fmt.Sprintf(`{"spec":{"destination":{"namespace":%q,"serviceAccountName":"nobody"}}}`, name+"-other"))
+	eventually(t, 60*time.Second, "the open sync is undone, and the next one refused", func() error {
+		st := a.get(t).Status
+		if st.Intent != nil || st.Reason != "ObjectsRefused" || st.AppliedRevision.Commit != good || !strings.Contains(st.Message, "nobody") {
+			return errPhase(st)
+		}
+		return nil
+	})
+	checkMaps(t, i, name, map[string]string{"a": "one"})
+	checkMaps(t, i, name+"-other", map[string]string{})
+}
+
+// Deleting an Application in the middle of a sync takes away what the sync has made as well.
+func TestDeletedInTheMiddle(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, func(app *v1alpha1.Application) { app.Spec.Sync.OnDelete = v1alpha1.Cascade })
+	a.await(t)
+	bad := a.repo.commit(t, "bad", map[string]string{"b.yaml": configMap("b", "k", "two"), "web.yaml": brokenImage("")})
+	a.awaitCommit(t, bad, v1alpha1.Verifying)
+	i.mustKubectl(t, "-n", a.namespace, "delete", "application", a.name, "--wait=false")
+	eventually(t, 30*time.Second, "all is gone", func() error {
+		list, err := i.kube.AppsV1().Deployments(a.namespace).List(ctx(t), metav1.ListOptions{})
+		if left := i.configMaps(t, a.namespace); err == nil && len(left)+len(list.Items) > 0 {
+			err = fmt.Errorf("left are %v and %d Deployments", left, len(list.Items))
+		}
+		return err
+	})
+}
+
+// A status from a backup names objects that are others by now: what has another UID is not pruned.
+func TestStatusFromABackup(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")})
+	backup := a.await(t).Status
+	name := a.namespace + "/" + a.name
+	a.repo.commit(t, "without b", map[string]string{"b.yaml": ""})
+	a.await(t)
+	i.apply(t, a.namespace, strings.Replace(configMap("b", "k", "theirs"), "name: b", "name: b, labels: {gitopsd.io/application: "+a.namespace+"."+a.name+"}", 1))
+	i.must(t, "suspend", name)
+	a.awaitCommit(t, a.repo.head(t), v1alpha1.Suspended)
+	i.kill9(t) // nothing is remembered but the status
+	i.start(t)
+	obj, err := i.dyn.Resource(appResource).Namespace(a.namespace).Get(ctx(t), a.name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&v1alpha1.Application{Status: backup})
+	if err != nil {
+		t.Fatal(err)
+	}
+	obj.Object["status"] = content["status"]
+	if _, err := i.dyn.Resource(appResource).Namespace(a.namespace).UpdateStatus(ctx(t), obj, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	i.must(t, "resume", name)
+	a.await(t)
+	checkMaps(t, i, a.namespace, map[string]string{"a": "one", "b": "theirs"})
 }
