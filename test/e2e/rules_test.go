@@ -263,13 +263,13 @@ func TestRetargetedInTheMiddle(t *testing.T) {
 	i := shared(t)
 	name := nameOf(t)
 	i.namespace(t, name+"-other")
-	i.namespace(t, name)
-	i.mustKubectl(t, "-n", name, "create", "serviceaccount", "deployer")
-	i.mustKubectl(t, "-n", name, "create", "rolebinding", "deployer", "--clusterrole=edit", "--serviceaccount="+name+":deployer")
-	i.mustKubectl(t, "-n", name, "create", "serviceaccount", "nobody")
 	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(8*time.Second), func(app *v1alpha1.Application) {
 		app.Spec.Destination.ServiceAccountName = "deployer"
 	})
+	i.mustKubectl(t, "-n", name, "create", "serviceaccount", "deployer")
+	i.mustKubectl(t, "-n", name, "create", "rolebinding", "deployer", "--clusterrole=edit", "--serviceaccount="+name+":deployer")
+	i.mustKubectl(t, "-n", name, "create", "serviceaccount", "nobody")
+	i.must(t, "sync", name+"/"+name)
 	good := a.await(t).Status.AppliedRevision.Commit
 	bad := a.repo.commit(t, "bad", map[string]string{"a.yaml": configMap("a", "k", "two"), "web.yaml": brokenImage("")})
 	a.awaitCommit(t, bad, v1alpha1.Verifying)
