@@ -34,7 +34,7 @@ type gate struct {
 	count int
 	dead  bool
 	last  time.Time // of the last effect
-	died  func() // told once
+	died  func()    // told once
 	away  time.Time
 	held  chan struct{} // not nil: the engine is stopped, until it is closed
 	over  bool          // another engine has its contents and ledger, which are fenced by themselves
