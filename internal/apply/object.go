@@ -41,6 +41,10 @@ type Target struct {
 	// OwnerName is the name of the Application that a label value stands for, or "": objects of one that is gone are
 	// free.
 	OwnerName func(owner string) string
+	// Takes says whether an object may be taken over from the Application that a label value stands for; Spoken whether
+	// another Application asks for an object, so that it is not pruned. nil: none.
+	Takes  func(owner string, r diff.Ref) bool
+	Spoken func(diff.Ref) bool
 	// Vital says of an object that it is never deleted. nil: of none.
 	Vital func(diff.Ref) bool
 	// RefuseStrangers leaves objects that others made to them: one in the way is a refusal.

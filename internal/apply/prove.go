@@ -160,7 +160,7 @@ func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 	var errs []error
 	waves := map[diff.Ref]int{}
 	for _, h := range r.Held {
-		if _, wanted := p.changes[h.Ref]; wanted || t.vital(h.Ref) {
+		if _, wanted := p.changes[h.Ref]; wanted || t.vital(h.Ref) || (t.Spoken != nil && t.Spoken(h.Ref)) {
 			continue
 		}
 		live, err := t.liveOf(ctx, h, r.Live)
@@ -259,7 +259,7 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 			return deferred(live, "its predecessor is being deleted")
 		}
 		if owner := live.GetLabels()[t.Label]; owner != "" && owner != t.Owner {
-			if name := t.OwnerName(owner); name != "" {
+			if name := t.OwnerName(owner); name != "" && (t.Takes == nil || !t.Takes(owner, ref)) {
 				return refuse(fmt.Errorf("it belongs to Application %s; let only one Application name it", name))
 			}
 		}

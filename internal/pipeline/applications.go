@@ -119,6 +119,18 @@ func (a *applications) dependents(on *v1alpha1.Application) []types.NamespacedNa
 	return a.indexed(byDependency, keyOf(on).String())
 }
 
+// following are the other Applications that follow the same ref of the same repository.
+func (a *applications) following(app *v1alpha1.Application) []*v1alpha1.Application {
+	var out []*v1alpha1.Application
+	for _, obj := range a.informer.GetStore().List() {
+		other := obj.(*v1alpha1.Application)
+		if other.UID != app.UID && other.Spec.Source.Repo == app.Spec.Source.Repo && other.Spec.Source.Ref == app.Spec.Source.Ref {
+			out = append(out, other)
+		}
+	}
+	return out
+}
+
 // withOwner returns the Applications whose objects carry this owner.
 func (a *applications) withOwner(owner string) []types.NamespacedName {
 	return a.indexed(byOwner, owner)

@@ -73,6 +73,7 @@ type Engine struct {
 	apps     *applications
 	live     *live
 	readers  *readers
+	wishes   *wishes
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	recorder record.EventRecorder
 	end      context.CancelCauseFunc // ends the engine; nil in a Preview, which writes nothing
@@ -144,7 +145,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),
 			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: "applications"}),
-		readers: newReaders(), work: map[types.NamespacedName]*work{}, dyn: map[string]dynamic.Interface{},
+		readers: newReaders(), wishes: newWishes(), work: map[types.NamespacedName]*work{}, dyn: map[string]dynamic.Interface{},
 	}
 	_, err = e.dynamicAs("")
 	return e, err
@@ -235,6 +236,7 @@ func (e *Engine) forget(key types.NamespacedName) {
 		w.subscription.end()
 	}
 	e.readers.drop(key)
+	e.wishes.forget(key)
 	e.cfg.Metrics.forget(key)
 	if err := e.cfg.Contents.Drop(ownerOf(&v1alpha1.Application{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})); err != nil {
 		e.cfg.Log.Warn("revisions of a deleted Application could not be removed", "app", key, "err", err)
@@ -311,7 +313,11 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 	if !e.cfg.RequireAccount { // who may change a Deployment may often not list autoscalers
 		asks, err = e.dynamicAs("")
 	}
-	return apply.Target{Dynamic: d, RefuseStrangers: app.Spec.Sync.Adopt == v1alpha1.AdoptRefuse, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
+	target := apply.Target{Dynamic: d, RefuseStrangers: app.Spec.Sync.Adopt == v1alpha1.AdoptRefuse, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
 		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
-		Maker: apply.Maker{Application: string(app.UID)}}, err
+		Maker: apply.Maker{Application: string(app.UID)}}
+	if e.wishes != nil { // a Preview has none
+		target.Takes, target.Spoken = e.takes, e.spoken(app)
+	}
+	return target, err
 }

@@ -305,6 +305,11 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	if err := t.handBack(ctx, in, images, objects); err != nil {
 		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
 	}
+	if t.letGo(objects); len(t.givenUp(objects)) > 0 {
+		if out, ok := t.awaitOthers(in); !ok {
+			return out
+		}
+	}
 	r := t.revision(objects)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {

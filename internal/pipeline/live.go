@@ -137,6 +137,7 @@ func (l *live) informer(client dynamic.Interface, resource schema.GroupVersionRe
 			notify(obj)
 		}, UpdateFunc: func(old, new any) {
 			if !statusOfAnApplication(old, new) {
+				notify(old) // it may have gone from one Application to another
 				notify(new)
 			}
 		},

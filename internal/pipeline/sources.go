@@ -49,6 +49,7 @@ func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec)
 		before := w.hear(ev)
 		e.cfg.Metrics.source(key, ev.Err)
 		if before.Err == nil && ev.Err == nil && e.readers.passOver(key, before.Snapshot, ev.Snapshot) {
+			e.wishes.saw(key, ev.Snapshot.Commit)
 			return
 		}
 		e.queue.Add(key)

@@ -43,6 +43,7 @@ func (e *Engine) report(ctx context.Context, app *v1alpha1.Application, w *work,
 	switch err := e.write(ctx, app, w); {
 	case err == nil:
 		e.sweep(app, w)
+		e.offer(app)
 	case apierrors.IsNotFound(err): // gone: there is nothing to say it of
 	case apierrors.IsConflict(err):
 		out.class = soon // somebody changed the spec meanwhile: looked at again, and said then

@@ -71,6 +71,7 @@ func (t *turn) place(commit string, desired []apply.Object) candidate {
 	}
 	c := p.candidate
 	c.commit = commit
+	t.wishes.note(keyOf(t.app), c)
 	return c
 }
 
@@ -124,6 +125,7 @@ func (t *turn) noteEnded(objects []apply.Object) {
 func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	app := t.app
 	t.noteEnded(c.objects)
+	t.letGo(c.objects)
 	r := t.revision(c.objects)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {
