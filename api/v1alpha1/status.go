@@ -140,6 +140,9 @@ type Intent struct {
 	// Interruptions in a row by newer revisions.
 	// +optional
 	Interruptions int32 `json:"interruptions,omitempty"`
+	// Supersedes is the intent that this one took over from.
+	// +optional
+	Supersedes *Superseded `json:"supersedes,omitempty"`
 	// BaseUnhealthy says that what was there before was not healthy either: going back would mend nothing, so it is held instead.
 	// +optional
 	BaseUnhealthy bool `json:"baseUnhealthy,omitempty"`
@@ -151,6 +154,12 @@ type Intent struct {
 	// Remember says that the failure was the revision's own, so that it is not tried again.
 	// +optional
 	Remember bool `json:"remember,omitempty"`
+}
+
+// Superseded is an intent that a newer one has taken over from.
+type Superseded struct {
+	ID       string   `json:"id"`
+	Revision Revision `json:"revision"`
 }
 
 // Rejected is a revision that failed and was undone.

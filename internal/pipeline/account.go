@@ -37,6 +37,16 @@ func (t *turn) sealed(in *v1alpha1.Intent, end intent.Phase, from *v1alpha1.Revi
 	return t.account(e)
 }
 
+// tellSuperseded puts into the ledger that an intent has taken over from another one, unless it is there: a crash may have come
+// in between.
+func (t *turn) tellSuperseded(in *v1alpha1.Intent, objects []ledger.ObjectChange) error {
+	s := in.Supersedes
+	if s == nil || t.cfg.Ledger.Has(s.ID+"/"+string(intent.Superseded)) {
+		return nil
+	}
+	return t.sealed(&v1alpha1.Intent{ID: s.ID, Revision: s.Revision}, intent.Superseded, t.app.Status.AppliedRevision, objects)
+}
+
 // accountOf appends an entry about an Application.
 func (e *Engine) accountOf(app *v1alpha1.Application, entry ledger.Entry) error {
 	entry.Time, entry.App = time.Now().UTC(), keyOf(app).String()

@@ -49,6 +49,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 			return failed(retry, reasonStore, err)
 		}
 		images, in.Interruptions, in.BaseUnhealthy = apply.Union(before, images), from.Interruptions+1, from.BaseUnhealthy
+		in.Supersedes = &v1alpha1.Superseded{ID: from.ID, Revision: from.Revision}
 	}
 	if in.Revision.Content, err = t.put(c.objects); err == nil {
 		in.Images, err = t.putImages(images)
@@ -63,10 +64,8 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 		return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
 	}
 	t.w.owns = in.ID
-	if from != nil { // only now: had the write failed, the older one would go on
-		if err := t.sealed(from, intent.Superseded, st.AppliedRevision, touched(before, "created", "changed")); err != nil {
-			t.cfg.Log.Warn("an end is missing in the ledger", "app", keyOf(t.app), "intent", from.ID, "err", err)
-		}
+	if err := t.tellSuperseded(in, touched(before, "created", "changed")); err != nil { // only now: had the write failed, the older one would go on
+		return outcome{retry, v1alpha1.Applying, reasonStore, err.Error()}
 	}
 	t.w.started = time.Now()
 	return t.carryOn(ctx, c.objects, proof)
@@ -146,6 +145,9 @@ func (t *turn) carryOnOpen(ctx context.Context) outcome {
 func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply.Proof) outcome {
 	if err := t.actAs(t.app.Status.Intent.ServiceAccountName); err != nil {
 		return failed(retry, reasonApply, err)
+	}
+	if err := t.tellSuperseded(t.app.Status.Intent, nil); err != nil {
+		return outcome{retry, v1alpha1.Phase(t.app.Status.Intent.Phase), reasonStore, err.Error()}
 	}
 	t.resume(t.app.Status.Intent, objects)
 	for {

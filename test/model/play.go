@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -252,7 +251,6 @@ func (w *world) twin(n int) {
 		}
 		c.checkLedger()
 		ends[k] = c.now()
-		ends[k].Ends = slices.DeleteFunc(ends[k].Ends, func(e string) bool { return strings.HasPrefix(e, "Superseded") }) // told after it was: a crash may lose it
 		c.close()
 		w.monitor.problems = append(w.monitor.problems, c.monitor.problems...)
 		w.trace.add("twin %d:\n%s", k, c.trace)
