@@ -212,7 +212,7 @@ func TestStartRefusals(t *testing.T) {
 		defer syscall.Unmount(dir, syscall.MNT_DETACH)
 		full := *fresh
 		full.dir = filepath.Join(dir, "data")
-		out, code := output(exec.Command(gitopsd, full.args()...))
+		out, code := output(exec.Command(gitopsd, full.up()...))
 		if code != 1 || !strings.Contains(out, "MiB are free for "+full.dir) || strings.Count(out, "\n") != 1 {
 			t.Errorf("exit code %d:\n%s", code, out)
 		}
