@@ -21,18 +21,13 @@ const patience = 5 * time.Second
 // wishes are what every Application asks for by the newest commit that it has looked at.
 type wishes struct {
 	mu      sync.Mutex
-	of      map[types.NamespacedName]wish
+	of      map[types.NamespacedName]candidate
 	who     map[diff.Ref]map[types.NamespacedName]bool
 	applied map[types.NamespacedName]string // digest of the applied revision, once the status says so
 }
 
-type wish struct {
-	commit, digest string
-	objects        []apply.Object
-}
-
 func newWishes() *wishes {
-	return &wishes{of: map[types.NamespacedName]wish{}, who: map[diff.Ref]map[types.NamespacedName]bool{}, applied: map[types.NamespacedName]string{}}
+	return &wishes{of: map[types.NamespacedName]candidate{}, who: map[diff.Ref]map[types.NamespacedName]bool{}, applied: map[types.NamespacedName]string{}}
 }
 
 // note says what an Application asks for.
@@ -45,7 +40,7 @@ func (w *wishes) note(key types.NamespacedName, c candidate) {
 		return
 	}
 	w.drop(key)
-	w.of[key] = wish{c.commit, c.digest, c.objects}
+	w.of[key] = c
 	for _, o := range c.objects {
 		if w.who[o.Ref()] == nil {
 			w.who[o.Ref()] = map[types.NamespacedName]bool{}
