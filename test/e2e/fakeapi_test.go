@@ -126,6 +126,7 @@ var questions = []asked{
 
 // The fake API server of the model answers as the real one: the same code and reason, and the same object but for UIDs, versions and times.
 func TestFakeAPIAnswersAsTheRealOne(t *testing.T) {
+	withPlain(t)
 	b, err := bare()
 	if err != nil {
 		t.Fatal(err)

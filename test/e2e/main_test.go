@@ -118,10 +118,16 @@ func anyCluster(t testing.TB) *instance {
 // whole of both runs has them once.
 func aside(t *testing.T) {
 	t.Helper()
+	withPlain(t)
+	t.Parallel()
+}
+
+// withPlain skips a test in the run on a node of our own.
+func withPlain(t testing.TB) {
+	t.Helper()
 	if !onPlain {
 		t.Skip("it runs with the tests on a plain cluster: GITOPSD_E2E_ON=plain")
 	}
-	t.Parallel()
 }
 
 // needsNode skips a test in the run on the plain cluster, which has none.

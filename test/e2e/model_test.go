@@ -17,6 +17,7 @@ const replayed = 100
 // What the model says of a history is what a real API server does with it: after each step the same phase, the same objects with the
 // same values and owners, the same inventory, the same ends in the ledger.
 func TestHistoriesOnARealAPI(t *testing.T) {
+	withPlain(t)
 	b, err := bare()
 	if err != nil {
 		t.Fatal(err)

@@ -35,9 +35,7 @@ func TestServerWithoutANode(t *testing.T) {
 
 // The metrics of an engine on somebody else's cluster answer who has a token of that cluster and the right to read them, and nobody else.
 func TestMetricsOfAGuest(t *testing.T) {
-	if !onPlain {
-		t.Skip("it is about an engine on somebody else's cluster: GITOPSD_E2E_ON=plain")
-	}
+	withPlain(t)
 	i := anyCluster(t)
 	a := i.deploy(t, map[string]string{"c.yaml": configMap("c", "k", "v")}) // something to count
 	a.await(t)
