@@ -13,6 +13,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/test/fakeapi"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 )
 
@@ -31,6 +32,7 @@ type Stage struct {
 
 // NewStage uses a folder, best one in memory: contents and ledgers are synced.
 func NewStage(dir string) (*Stage, error) {
+	utilruntime.ErrorHandlers = nil // they sleep, some of them under a lock, which would stop a bubble's clock for ever
 	files, err := intent.OpenFiles(filepath.Join(dir, "revisions"))
 	if err != nil {
 		return nil, err
