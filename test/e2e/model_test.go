@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// replayed is how many histories of the model are played on a real API server too.
-const replayed = 100
+// replayed is how many histories of the model are played on a real API server too; GITOPSD_HISTORIES=100 for more, in some minutes.
+const replayed = 24
 
 // What the model says of a history is what a real API server does with it: after each step the same phase, the same objects with the
 // same values and owners, the same inventory, the same ends in the ledger.
