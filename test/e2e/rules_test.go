@@ -304,7 +304,7 @@ func TestDeletedInTheMiddle(t *testing.T) {
 
 // A status from a backup names objects that are others by now: what has another UID is not pruned.
 func TestStatusFromABackup(t *testing.T) {
-	i := anyCluster(t)
+	i := shared(t)
 	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")})
 	backup := a.await(t).Status
 	name := a.namespace + "/" + a.name
