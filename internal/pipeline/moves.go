@@ -123,10 +123,14 @@ func (e *Engine) spoken(app *v1alpha1.Application) func(diff.Ref) bool {
 	return func(r diff.Ref) bool { return len(e.wishes.others(key, r)) > 0 }
 }
 
-// offer brings up the Applications that ask for what this one has given up.
+// offer brings up the Applications that ask for what this one has given up. What it still names itself is no offer: two that
+// name each other's objects would bring each other up for ever.
 func (e *Engine) offer(app *v1alpha1.Application) {
 	e.wishes.arrived(app)
 	for _, h := range heldOf(app.Status.Inventory) {
+		if !e.wishes.gaveUp(keyOf(app), h.Ref) {
+			continue
+		}
 		for _, key := range e.wishes.others(keyOf(app), h.Ref) {
 			e.queue.Add(key)
 		}
