@@ -3,6 +3,7 @@ package render
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -63,7 +64,7 @@ func decode(r Raw) (Object, error) {
 	if text, next := lacks(u); text != "" {
 		return Object{}, bad(text, next)
 	}
-	return Object{YAML: append(bytes.TrimRight(r.YAML, "\n"), '\n'), Object: u, Origin: r.Origin, Hooks: r.Hooks}, nil
+	return Object{YAML: slices.Concat(bytes.TrimRight(r.YAML, "\n"), []byte("\n")), Object: u, Origin: r.Origin, Hooks: r.Hooks}, nil
 }
 
 // lacks says what is missing for an object to have an identity.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -127,7 +128,7 @@ func hostKeys(lines []byte, files []string) (ssh.HostKeyCallback, error) {
 			return nil, &Error{Class: ErrStorage, Err: err}
 		}
 		defer os.Remove(f.Name())
-		_, err = f.Write(append(bytes.TrimSpace(lines), '\n'))
+		_, err = f.Write(slices.Concat(bytes.TrimSpace(lines), []byte("\n")))
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, &Error{Class: ErrStorage, Err: err}
 		}

@@ -145,3 +145,16 @@ func TestParseCredentials(t *testing.T) {
 		t.Errorf("%+v %v", got, err)
 	}
 }
+
+// Credentials are shared by everybody who reads from a repository: nobody writes into them.
+func TestHostKeysLeaveTheirLinesAlone(t *testing.T) {
+	signer, _ := sourcetest.NewKey(t)
+	lines := []byte(knownhosts.Line([]string{"git.example.com"}, signer.PublicKey()) + " \t")
+	before := string(lines)
+	if _, err := hostKeys(lines, nil); err != nil {
+		t.Fatal(err)
+	}
+	if string(lines) != before {
+		t.Errorf("the lines were %q and are %q", before, lines)
+	}
+}
