@@ -66,7 +66,17 @@ func run(t *testing.T, tool func() (string, error), dir string, args ...string) 
 func tool(t *testing.T, kind render.Kind, root, where string, o render.Options) (string, error) {
 	t.Helper()
 	if kind == render.Kustomize {
-		return run(t, kustomizeTool, root, "build", where)
+		helm, err := helmTool()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run(t, kustomizeTool, root, "build", "--enable-helm", "--helm-command", helm, where)
+	}
+	if text, err := os.ReadFile(filepath.Join(root, where, "Chart.yaml")); err == nil && bytes.Contains(text, []byte("file://")) {
+		if out, err := run(t, helmTool, root, "dependency", "update", "--skip-refresh", where); err != nil {
+			return out, err
+		}
+		defer func() { _ = os.RemoveAll(filepath.Join(root, where, "charts")) }()
 	}
 	h := o.Helm
 	name, namespace, kube := "release-name", "default", engine.DefaultKubeVersion

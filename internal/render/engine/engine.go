@@ -39,9 +39,9 @@ func Render(fsys fs.FS, where string, o render.Options) (*Output, error) {
 	}
 	switch out.Kind {
 	case render.Plain:
-		err = out.plain(fsys, where)
+		err = out.plain(fsys, where, o)
 	case render.Kustomize:
-		err = out.kustomize(fsys, where)
+		err = out.kustomize(fsys, where, o)
 	case render.Helm:
 		out.Objects, err = helm(fsys, where, o)
 	default:

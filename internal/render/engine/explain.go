@@ -96,10 +96,6 @@ func (k *kustomizeFS) inspect(name string, data []byte, known *secrets) (used []
 			return content
 		})
 	}
-	if len(kust.HelmCharts) > 0 || len(kust.HelmChartInflationGenerator) > 0 {
-		return nil, i.blame(render.ErrRefused, use{key: "helmCharts"}, "helmCharts would run the helm program",
-			"make an Application of the chart's folder, or commit what helm template prints")
-	}
 	for _, u := range uses(&kust) {
 		if err := i.use(u); err != nil {
 			return nil, err
@@ -208,6 +204,9 @@ func (i *inspection) plugin(u use, file string, data []byte) error {
 		var m struct {
 			APIVersion string `json:"apiVersion"`
 			Kind       string `json:"kind"`
+		}
+		if !d.blank() && sigsyaml.Unmarshal(d.text, &m) == nil && m.APIVersion == "builtin" && m.Kind == "HelmChartInflationGenerator" {
+			return i.blame(render.ErrRefused, u, u.key+" names a HelmChartInflationGenerator in "+file+", which would run the helm program", "write it into the kustomization as helmCharts, which are rendered here")
 		}
 		if d.blank() || sigsyaml.Unmarshal(d.text, &m) != nil || m.APIVersion == "builtin" || m.Kind == "Kustomization" {
 			continue

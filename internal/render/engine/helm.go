@@ -63,6 +63,7 @@ type chartRun struct {
 	dir     string
 	o       render.HelmOptions
 	secrets secrets
+	tests   bool // keep test hooks
 }
 
 func (c *chartRun) invalid(file, text, next string) error {
@@ -72,8 +73,17 @@ func (c *chartRun) invalid(file, text, next string) error {
 	return &render.Error{Class: render.ErrInvalid, File: file, Text: text, Next: next}
 }
 
-// load reads the chart as loader.LoadDir does, but from the fs.FS: .helmignore is honoured, links are followed.
+// load reads the chart as loader.LoadDir does, but from the fs.FS.
 func (c *chartRun) load() (*chart.Chart, error) {
+	files, err := c.walk()
+	if err != nil {
+		return nil, err
+	}
+	return c.build(files)
+}
+
+// walk collects the chart's files: .helmignore is honoured, links are followed.
+func (c *chartRun) walk() ([]*loader.BufferedFile, error) {
 	rules := ignore.Empty()
 	if data, err := fs.ReadFile(c.fsys, path.Join(c.dir, ignore.HelmIgnore)); err == nil {
 		if rules, err = ignore.Parse(bytes.NewReader(data)); err != nil {
@@ -88,14 +98,19 @@ func (c *chartRun) load() (*chart.Chart, error) {
 		}
 		return nil, err
 	}
-	for _, f := range w.files { // the loader's own errors have no file
+	return w.files, nil
+}
+
+// build makes a chart of its files.
+func (c *chartRun) build(files []*loader.BufferedFile) (*chart.Chart, error) {
+	for _, f := range files { // the loader's own errors have no file
 		if chartFile.MatchString(f.Name) {
 			if _, err := (document{text: f.Data, line: 1}).toJSON(path.Join(c.dir, f.Name), false); err != nil {
 				return nil, err
 			}
 		}
 	}
-	ch, err := loader.LoadFiles(w.files)
+	ch, err := loader.LoadFiles(files)
 	if err != nil {
 		return nil, c.loadError(err)
 	}
@@ -104,6 +119,9 @@ func (c *chartRun) load() (*chart.Chart, error) {
 	}
 	if name := ch.Metadata.Name; name == "." || name == ".." || strings.ContainsAny(name, "/\\") {
 		return nil, &render.Error{Class: render.ErrRefused, File: path.Join(c.dir, "Chart.yaml"), Text: "chart name " + strconv.Quote(name) + " is a path", Next: "give the chart a name"}
+	}
+	if ch, err = c.complete(ch, files); err != nil {
+		return nil, err
 	}
 	return ch, c.checkDependencies(ch)
 }
@@ -117,20 +135,14 @@ func (c *chartRun) loadError(err error) error {
 
 // checkDependencies is action.CheckDependencies, which cannot be had without linking a Kubernetes client.
 func (c *chartRun) checkDependencies(ch *chart.Chart) error {
-	have := map[string]bool{}
-	for _, d := range ch.Dependencies() {
-		have[d.Name()] = true
-	}
 	var missing []string
-	for _, want := range ch.Metadata.Dependencies {
-		if want != nil && !have[want.Name] {
-			missing = append(missing, want.Name)
-		}
+	for _, i := range missingDependencies(ch) {
+		missing = append(missing, ch.Metadata.Dependencies[i].Name)
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	return c.invalid("", "dependencies "+strings.Join(missing, ", ")+" are not in charts/", "run helm dependency build and commit charts/")
+	return c.lacks(missing)
 }
 
 // values merges the values files and the inline values, the later over the earlier, as -f and --set-json do.
@@ -267,7 +279,7 @@ func (c *chartRun) collect(ch *chart.Chart, hooks []*release.Hook, manifests []r
 		for _, e := range h.Events {
 			events = append(events, string(e))
 		}
-		if contains(events, string(release.HookTest)) {
+		if !c.tests && contains(events, string(release.HookTest)) {
 			continue
 		}
 		sort.Strings(events)

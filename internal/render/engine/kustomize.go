@@ -14,10 +14,11 @@ import (
 	"github.com/gitopsd/gitopsd/internal/render"
 )
 
-// kustomize does what kustomize build does with its defaults: no plugins, no functions, no Helm, files only from
-// within each kustomization's own folder.
-func (out *Output) kustomize(fsys fs.FS, where string) (err error) {
+// kustomize does what kustomize build does with its defaults: no plugins, no functions, files only from
+// within each kustomization's own folder; and with --enable-helm, without the helm program.
+func (out *Output) kustomize(fsys fs.FS, where string, o render.Options) (err error) {
 	view := newKustomizeFS(fsys)
+	view.options = o.Helm
 	defer func() {
 		// A library that panics on a stranger's file must not take the process with it without a word.
 		if r := recover(); r != nil {
@@ -34,6 +35,9 @@ func (out *Output) kustomize(fsys fs.FS, where string) (err error) {
 		PluginConfig:     types.DisabledPluginConfig(),
 	})
 	result, err := k.Run(view, "/"+strings.TrimPrefix(where, "."))
+	if view.failed != nil {
+		return view.failed
+	}
 	if err != nil {
 		return view.explain(where, err)
 	}

@@ -7,21 +7,29 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"github.com/gitopsd/gitopsd/internal/render"
 )
 
 // kustomizeFS shows an fs.FS to Kustomize as an absolute file tree with the repository's root as /. It behaves
 // as filesys.fsOnDisk does, which the oracle runs on, except that nothing can be written.
 type kustomizeFS struct {
-	fsys fs.FS
-	read map[string][]byte // kustomization files that were read, by path below the root
+	fsys    fs.FS
+	read    map[string][]byte  // kustomization files that were read, by path below the root
+	options render.HelmOptions // versions for helmCharts
+	made    map[string][]byte  // what helmCharts were rendered to, by path below the root
+	// namespaces is what the charts of a folder's kustomization inherit from the one that uses it.
+	namespaces map[string]string
+	failed     error // of helmCharts; Kustomize only says that it cannot read the file
 }
 
 func newKustomizeFS(fsys fs.FS) *kustomizeFS {
-	return &kustomizeFS{fsys: fsys, read: map[string][]byte{}}
+	return &kustomizeFS{fsys: fsys, read: map[string][]byte{}, made: map[string][]byte{}, namespaces: map[string]string{}}
 }
 
 var _ filesys.FileSystem = (*kustomizeFS)(nil)
@@ -63,6 +71,9 @@ func (k *kustomizeFS) Exists(name string) bool {
 	if err != nil {
 		return false
 	}
+	if k.made[p] != nil {
+		return true
+	}
 	_, err = fs.Stat(k.fsys, p)
 	return err == nil
 }
@@ -72,15 +83,19 @@ func (k *kustomizeFS) ReadFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := fs.ReadFile(k.fsys, p)
-	if err == nil {
-		for _, n := range kustomizationNames {
-			if path.Base(p) == n {
-				k.read[p] = data
-			}
-		}
+	if made := k.made[p]; made != nil {
+		return made, nil
 	}
-	return data, err
+	data, err := fs.ReadFile(k.fsys, p)
+	if err != nil || !slices.Contains(kustomizationNames, path.Base(p)) {
+		return data, err
+	}
+	k.read[p] = data
+	out, err := k.inflate(p, data)
+	if err != nil && k.failed == nil {
+		k.failed = err
+	}
+	return out, err
 }
 
 func (k *kustomizeFS) ReadDir(name string) ([]string, error) {
@@ -98,6 +113,9 @@ func (k *kustomizeFS) ReadDir(name string) ([]string, error) {
 
 // CleanedAbs follows links: what a path is confirmed to be is where it really lies.
 func (k *kustomizeFS) CleanedAbs(name string) (filesys.ConfirmedDir, string, error) {
+	if p, err := below(name); err == nil && k.made[p] != nil {
+		return filesys.ConfirmedDir("/" + strings.TrimPrefix(path.Dir(p), ".")), path.Base(p), nil
+	}
 	real, err := k.follow(path.Clean("/"+name), 0)
 	if err != nil {
 		return "", "", fmt.Errorf("evalsymlink failure on '%s' : %w", name, err)
