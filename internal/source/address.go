@@ -42,6 +42,12 @@ func Canonical(rawURL string) (string, error) {
 	return a.String(), nil
 }
 
+// Local says whether a URL names a folder of this machine.
+func Local(rawURL string) bool {
+	a, err := parseAddress(rawURL, false)
+	return err == nil && a.scheme == "file"
+}
+
 func refusedURL(text, next string) error {
 	return &Error{Class: ErrRefused, Text: text, Next: next}
 }
@@ -150,6 +156,14 @@ func (a address) String() string {
 		return (&url.URL{Scheme: "ssh", User: url.User(a.user), Host: a.host, Path: p}).String()
 	}
 	return (&url.URL{Scheme: a.scheme, Host: a.host, Path: a.path}).String()
+}
+
+// userinfo is how a user and a password are written in a URL.
+func userinfo(user, password string) string {
+	if password == "" {
+		return url.User(user).String()
+	}
+	return url.UserPassword(user, password).String()
 }
 
 // folder is the mirror's name below the store's folder.

@@ -1,12 +1,13 @@
 package source
 
 import (
+	"cmp"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
-	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
-	"github.com/go-git/go-git/v5/plumbing/object"
 )
 
 // mostChanged is up to how many paths Changed tells them one by one.
@@ -21,8 +22,11 @@ func Changed(from, to Snapshot) (paths []string, ok bool) {
 	if !okA || !okB || a.m != b.m {
 		return nil, false
 	}
+	if !slices.Equal(slices.Sorted(maps.Keys(a.modules)), slices.Sorted(maps.Keys(b.modules))) || (a.modules == nil) != (b.modules == nil) {
+		return nil, false // submodules came or went, which folders of one hash do not show
+	}
 	c := changes{a: a, b: b}
-	if err := c.folder(".", a.root, b.root); err != nil || len(c.paths) > mostChanged {
+	if err := c.folder(a.top(), b.top()); err != nil || len(c.paths) > mostChanged {
 		return nil, false
 	}
 	return c.paths, true
@@ -34,8 +38,9 @@ type changes struct {
 	paths []string
 }
 
-func (c *changes) folder(folder string, a, b plumbing.Hash) error {
-	if a == b || len(c.paths) > mostChanged {
+// folder tells what differs in a folder, which both know by one path; the zero value stands for absent.
+func (c *changes) folder(a, b found) error {
+	if a.Hash == b.Hash || len(c.paths) > mostChanged {
 		return nil
 	}
 	before, err := listed(c.a, a)
@@ -48,55 +53,61 @@ func (c *changes) folder(folder string, a, b plumbing.Hash) error {
 	}
 	listing := false // whether names or types differ
 	for i, j := 0, 0; i < len(before) || j < len(after); {
-		var old, new object.TreeEntry
-		var name string
+		var old, new found
 		switch {
 		case j == len(after) || (i < len(before) && before[i].Name < after[j].Name):
-			old, name, i = before[i], before[i].Name, i+1
+			old, i = before[i], i+1
 		case i == len(before) || after[j].Name < before[i].Name:
-			new, name, j = after[j], after[j].Name, j+1
+			new, j = after[j], j+1
 		default:
-			old, new, name, i, j = before[i], after[j], before[i].Name, i+1, j+1
+			old, new, i, j = before[i], after[j], i+1, j+1
 		}
 		if old.Hash == new.Hash && old.Mode == new.Mode {
 			continue
 		}
 		listing = listing || old.Mode != new.Mode
-		if err := c.entry(join(folder, name), old, new); err != nil {
+		if err := c.entry(old, new); err != nil {
 			return err
 		}
 	}
 	if listing {
-		c.paths = append(c.paths, folder)
+		c.paths = append(c.paths, cmp.Or(b.path, a.path))
 	}
 	return nil
 }
 
-// entry tells of one name that differs. The zero entry stands for absent.
-func (c *changes) entry(name string, old, new object.TreeEntry) error {
-	wasFolder, isFolder := old.Mode == filemode.Dir, new.Mode == filemode.Dir
-	if !wasFolder || !isFolder {
-		c.paths = append(c.paths, name)
+// entry tells of one name that differs. The zero value stands for absent.
+func (c *changes) entry(old, new found) error {
+	if !old.dir() || !new.dir() {
+		c.paths = append(c.paths, cmp.Or(new.path, old.path))
 	}
-	if !wasFolder && !isFolder {
+	if !old.dir() && !new.dir() {
 		return nil
 	}
-	var a, b plumbing.Hash
-	if wasFolder {
-		a = old.Hash
+	var a, b found
+	if old.dir() {
+		a = old
 	}
-	if isFolder {
-		b = new.Hash
+	if new.dir() {
+		b = new
 	}
-	return c.folder(name, a, b)
+	return c.folder(a, b)
 }
 
 // listed are the entries of a folder; none of one that is not there.
-func listed(t *tree, h plumbing.Hash) ([]object.TreeEntry, error) {
-	if h.IsZero() {
+func listed(t *tree, folder found) ([]found, error) {
+	if folder.in == nil {
 		return nil, nil
 	}
-	return t.entries(h)
+	entries, err := folder.in.entries(folder.Hash)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]found, len(entries))
+	for i, e := range entries {
+		out[i] = t.seen(folder, e)
+	}
+	return out, nil
 }
 
 // Direct says that no symbolic link lies on the way to name, so that what is seen there changes only when Changed names it.
@@ -105,12 +116,12 @@ func (s Snapshot) Direct(name string) bool {
 	if !ok {
 		return false
 	}
-	at := t.root
+	at := t.top()
 	for part := range strings.SplitSeq(path.Clean(name), "/") {
 		if part == "." {
 			break
 		}
-		next, err := t.child(found{TreeEntry: object.TreeEntry{Mode: filemode.Dir, Hash: at}}, part)
+		next, err := t.child(at, part)
 		switch {
 		case err != nil:
 			return true // absent: what would be added is named
@@ -119,7 +130,7 @@ func (s Snapshot) Direct(name string) bool {
 		case !next.dir():
 			return true
 		}
-		at = next.Hash
+		at = next
 	}
 	return true
 }

@@ -22,6 +22,8 @@ type Credentials struct {
 	Passphrase         string // of Identity
 	KnownHosts         []byte // as in sshd(8), SSH_KNOWN_HOSTS FILE FORMAT; besides the machine's own
 	CABundle           []byte // PEM; trusted for HTTPS besides the machine's own
+	App                App    // of GitHub; before Username
+	Proxy              *Proxy // nil: what the environment says
 	lines              []credentialLine
 }
 
@@ -33,17 +35,21 @@ type credentialLine struct {
 
 // The keys of a credentials file and of a Secret's data. They are Flux's, so that a Secret can stay as it is.
 var credentialKeys = map[string]func(*Credentials, string){
-	"username":       func(c *Credentials, v string) { c.Username = strings.TrimSpace(v) },
-	"password":       func(c *Credentials, v string) { c.Password = strings.TrimRight(v, "\r\n") },
-	"bearerToken":    func(c *Credentials, v string) { c.BearerToken = strings.TrimSpace(v) },
-	"identity":       func(c *Credentials, v string) { c.Identity = []byte(strings.TrimSpace(v) + "\n") },
-	"identity.pub":   func(*Credentials, string) {}, // public; comes with Flux's Secrets
-	"passphrase":     func(c *Credentials, v string) { c.Passphrase = strings.TrimRight(v, "\r\n") },
-	"known_hosts":    func(c *Credentials, v string) { c.KnownHosts = []byte(v) },
-	"caFile":         func(c *Credentials, v string) { c.CABundle = []byte(v) },
-	"ca.crt":         func(c *Credentials, v string) { c.CABundle = []byte(v) },
-	"sshPrivateKey":  func(c *Credentials, v string) { c.Identity = []byte(strings.TrimSpace(v) + "\n") }, // Argo CD's name
-	"ssh-privatekey": func(c *Credentials, v string) { c.Identity = []byte(strings.TrimSpace(v) + "\n") }, // type kubernetes.io/ssh-auth
+	"username":                func(c *Credentials, v string) { c.Username = strings.TrimSpace(v) },
+	"password":                func(c *Credentials, v string) { c.Password = strings.TrimRight(v, "\r\n") },
+	"bearerToken":             func(c *Credentials, v string) { c.BearerToken = strings.TrimSpace(v) },
+	"identity":                func(c *Credentials, v string) { c.Identity = []byte(strings.TrimSpace(v) + "\n") },
+	"identity.pub":            func(*Credentials, string) {}, // public; comes with Flux's Secrets
+	"passphrase":              func(c *Credentials, v string) { c.Passphrase = strings.TrimRight(v, "\r\n") },
+	"known_hosts":             func(c *Credentials, v string) { c.KnownHosts = []byte(v) },
+	"caFile":                  func(c *Credentials, v string) { c.CABundle = []byte(v) },
+	"ca.crt":                  func(c *Credentials, v string) { c.CABundle = []byte(v) },
+	"githubAppID":             func(c *Credentials, v string) { c.App.ID = strings.TrimSpace(v) },
+	"githubAppInstallationID": func(c *Credentials, v string) { c.App.Installation = strings.TrimSpace(v) },
+	"githubAppPrivateKey":     func(c *Credentials, v string) { c.App.PrivateKey = []byte(strings.TrimSpace(v) + "\n") },
+	"githubAppBaseURL":        func(c *Credentials, v string) { c.App.BaseURL = strings.TrimSpace(v) },
+	"sshPrivateKey":           func(c *Credentials, v string) { c.Identity = []byte(strings.TrimSpace(v) + "\n") }, // Argo CD's name
+	"ssh-privatekey":          func(c *Credentials, v string) { c.Identity = []byte(strings.TrimSpace(v) + "\n") }, // type kubernetes.io/ssh-auth
 }
 
 func knownKeys() string {
@@ -133,6 +139,9 @@ func (c *Credentials) check() error {
 			return err
 		}
 	}
+	if !c.App.empty() {
+		return c.App.check()
+	}
 	return nil
 }
 
@@ -150,7 +159,7 @@ func (c *Credentials) forAddress(a address) Credentials {
 		}
 	}
 	if a.scheme != "ssh" && (a.user != "" || a.password != "") {
-		out.Username, out.Password, out.BearerToken = a.user, a.password, ""
+		out.Username, out.Password, out.BearerToken, out.App = a.user, a.password, "", App{}
 	}
 	return out
 }
@@ -161,7 +170,14 @@ func (c *Credentials) basicOrBearer() bool { return c.BearerToken != "" || c.Use
 // objects, but each has to show its right to the remote before it sees a commit.
 func (c *Credentials) fingerprint() string {
 	h := sha256.New()
-	for _, part := range []string{c.Username, c.Password, c.BearerToken, string(c.Identity), c.Passphrase, string(c.KnownHosts), string(c.CABundle)} {
+	if c == nil {
+		c = &Credentials{}
+	}
+	for _, l := range c.lines {
+		fmt.Fprintf(h, "%q", []string{l.scheme, l.host, l.path, l.user, l.password})
+	}
+	for _, part := range []string{c.Username, c.Password, c.BearerToken, string(c.Identity), c.Passphrase, string(c.KnownHosts), string(c.CABundle),
+		c.App.ID, c.App.Installation, string(c.App.PrivateKey), c.App.BaseURL, c.Proxy.fingerprint()} {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -169,5 +185,9 @@ func (c *Credentials) fingerprint() string {
 
 // register keeps the secret parts out of everything that is written, until forget is called.
 func (c *Credentials) register() (forget func()) {
-	return redact.Register(c.Password, c.BearerToken, string(c.Identity), c.Passphrase)
+	secrets := []string{c.Password, c.BearerToken, string(c.Identity), c.Passphrase, string(c.App.PrivateKey)}
+	if c.Proxy != nil {
+		secrets = append(secrets, c.Proxy.Password)
+	}
+	return redact.Register(secrets...)
 }

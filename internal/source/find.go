@@ -5,10 +5,17 @@ import "strings"
 // Find returns the commits of a repository that the mirror has and whose hashes begin with prefix, the one used last
 // first. It asks nobody.
 func (s *Store) Find(spec Spec, prefix string) ([]string, error) {
-	a, err := parseAddress(spec.URL, false)
+	a, k, err := spec.parse()
 	if err != nil {
 		return nil, err
 	}
+	switch k {
+	default:
+		return s.findCommits(a, prefix)
+	}
+}
+
+func (s *Store) findCommits(a address, prefix string) ([]string, error) {
 	m, err := s.mirror(a)
 	if err != nil {
 		return nil, classify(s.ctx, a.String(), err)

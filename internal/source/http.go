@@ -27,7 +27,7 @@ type httpConversation struct {
 // httpTransport is kept for the life of a remote, so that polling reuses one connection.
 func httpTransport(creds Credentials, limits Limits) (*http.Transport, error) {
 	t := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  creds.Proxy.forHTTP(),
 		DialContext:            (&net.Dialer{Timeout: limits.Connect, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:    limits.Connect,
 		ResponseHeaderTimeout:  limits.Stall,

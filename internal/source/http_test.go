@@ -348,7 +348,7 @@ func TestRequestsCoalesce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Store{ctx: t.Context(), random: func() float64 { return 0.5 }, remotes: map[string]*remote{}, mirrors: map[string]*mirror{}}
 		rounds := 0
-		r := newRemote(s, address{scheme: "https", host: "h"}, Credentials{}, nil)
+		r := newRemote(s, address{scheme: "https", host: "h"}, Credentials{})
 		r.check = func(_ context.Context, refs []Ref) (map[Ref]result, error) {
 			rounds++
 			time.Sleep(time.Minute)

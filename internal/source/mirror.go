@@ -41,7 +41,10 @@ type mirror struct {
 	damaged bool // an object of a visible commit is gone
 }
 
-const markers = "refs/gitopsd"
+const (
+	markers  = "refs/gitopsd"
+	lockFile = "gitopsd.lock"
+)
 
 // Loose limits of housekeeping: what a mirror may grow to before it is repacked, and what survives it.
 const (
@@ -52,7 +55,7 @@ const (
 // openMirror opens or creates the mirror and clears away what a killed process left.
 func openMirror(dir, about string, limits Limits) (*mirror, error) {
 	m := &mirror{dir: dir, limits: limits, whole: map[plumbing.Hash]bool{}, trees: map[plumbing.Hash]weak.Pointer[tree]{}}
-	for _, d := range []string{"objects/pack", "objects/info", "refs/heads", markers} {
+	for _, d := range []string{"objects/pack", "objects/info", "refs/heads", markers, tagMarkers} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, storageError(err)
 		}
@@ -83,7 +86,7 @@ func openMirror(dir, about string, limits Limits) (*mirror, error) {
 
 // own takes the lock if nobody has it. The kernel gives it back when the process ends, however it does.
 func (m *mirror) own() error {
-	f, err := os.OpenFile(filepath.Join(m.dir, "gitopsd.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(filepath.Join(m.dir, lockFile), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -403,7 +406,7 @@ func (m *mirror) heal() error {
 	if !damaged || m.lock == nil {
 		return nil
 	}
-	for _, d := range []string{markers, "objects/pack"} { // markers first: see drop
+	for _, d := range []string{markers, tagMarkers, "objects/pack"} { // markers first: see drop
 		folder := filepath.Join(m.dir, d)
 		if err := errors.Join(os.RemoveAll(folder), os.MkdirAll(folder, 0o700)); err != nil {
 			return storageError(err)

@@ -6,16 +6,18 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"weak"
 )
 
-// remote is one repository seen with one set of credentials. One goroutine, loop, does everything that
+// remote is one source seen with one set of credentials. One goroutine, loop, does everything that
 // touches the network, so a remote is asked and fetched from at most once at a time.
 type remote struct {
 	store  *Store
 	key    string
 	addr   address
 	creds  Credentials
-	mirror *mirror
+	given  *Credentials    // creds are what of these is for addr
+	mirror *mirror         // of Git
 	http   *http.Transport // of loop
 	users  int             // guarded by Store.mu
 	cancel context.CancelFunc
@@ -23,13 +25,15 @@ type remote struct {
 
 	asks chan ask
 	wake chan struct{}
-	// check is read; tests of the loop put something without a network here.
+	// check asks once what the refs are now and gives the snapshot of each. The error is that of the whole round. What it is
+	// depends on the kind; tests of the loop put something without a network here.
 	check func(context.Context, []Ref) (map[Ref]result, error)
 
 	mu   sync.Mutex
 	subs []*subscription
 
-	failures int // rounds that failed in a row; of loop
+	failures int                           // rounds that failed in a row; of loop
+	overlays map[string]weak.Pointer[tree] // commits with their submodules; of loop
 }
 
 type ask struct {
@@ -51,10 +55,9 @@ type subscription struct {
 	told     bool
 }
 
-func newRemote(s *Store, a address, creds Credentials, m *mirror) *remote {
-	r := &remote{store: s, addr: a, creds: creds, mirror: m, asks: make(chan ask), wake: make(chan struct{}, 1)}
+func newRemote(s *Store, a address, creds Credentials) *remote {
+	r := &remote{store: s, addr: a, creds: creds, asks: make(chan ask), wake: make(chan struct{}, 1), overlays: map[string]weak.Pointer[tree]{}}
 	r.forget = creds.register()
-	r.check = r.read
 	return r
 }
 

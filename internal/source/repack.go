@@ -73,6 +73,7 @@ func (m *mirror) repack() error {
 	if err != nil {
 		return err
 	}
+	objects = append(objects, m.tagsOf(keep)...)
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(writePack(w, lockedStore{m}, objects)) }()
 	err = m.install(r)
@@ -96,7 +97,7 @@ func (m *mirror) drop(packs []string, keep []plumbing.Hash) error {
 	if len(fresh) <= len(packs) {
 		return nil // the new pack is one of the old ones, so there was nothing to gain
 	}
-	var errs []error
+	errs := []error{m.dropTags(m.tagsOf(keep))}
 	m.mu.Lock()
 	for _, h := range m.marked() {
 		if !kept[h] {

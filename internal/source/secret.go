@@ -12,6 +12,8 @@ func (c *Credentials) SecretData(rawURL string) (map[string][]byte, error) {
 	for key, value := range map[string][]byte{
 		"username": []byte(fit.Username), "password": []byte(fit.Password), "bearerToken": []byte(fit.BearerToken),
 		"identity": fit.Identity, "passphrase": []byte(fit.Passphrase), "known_hosts": fit.KnownHosts, "caFile": fit.CABundle,
+		"githubAppID": []byte(fit.App.ID), "githubAppInstallationID": []byte(fit.App.Installation), "githubAppPrivateKey": fit.App.PrivateKey,
+		"githubAppBaseURL": []byte(fit.App.BaseURL),
 	} {
 		if len(value) > 0 {
 			data[key] = value

@@ -1,4 +1,4 @@
-// Package source turns a Git URL and a ref into a Snapshot: the commit and its files as an immutable fs.FS.
+// Package source turns a URL and a ref into a Snapshot: a revision and its files as an immutable fs.FS.
 //
 // A Store keeps one bare mirror for each repository below its folder, shared by everyone who uses that
 // repository, and fetches into it at most once at a time. Subscribe follows a ref by polling, and local
@@ -21,14 +21,19 @@ import (
 // Spec says what to read: a repository, a ref of it, and with what right.
 type Spec struct {
 	URL         string
+	Chart       string // the name of a chart in the Helm repository or registry at URL; "": URL is what is read
 	Ref         Ref
 	Credentials *Credentials // nil: anonymous
+	Submodules  bool         // of Git: the files of submodules too
 }
 
-// Ref names a branch, a tag or a commit; at most one is set. The zero Ref is the remote's HEAD.
+// Ref names a branch, a tag, a range of versions, a commit or a digest; at most one is set. The zero Ref is the remote's
+// HEAD. Which of them a source understands depends on its kind.
 type Ref struct {
 	Branch, Tag string
+	Semver      string // a range of versions, of which the highest tag is meant
 	Commit      string // 40 hexadecimal digits
+	Digest      string // sha256: and 64 hexadecimal digits
 }
 
 // String is what people call the ref: the short name, or HEAD.
@@ -36,6 +41,10 @@ func (r Ref) String() string {
 	switch {
 	case r.Commit != "":
 		return r.Commit
+	case r.Digest != "":
+		return r.Digest
+	case r.Semver != "":
+		return r.Semver
 	case r.Tag != "":
 		return r.Tag
 	case r.Branch != "":
@@ -44,16 +53,18 @@ func (r Ref) String() string {
 	return "HEAD"
 }
 
-// Snapshot is one commit of one repository. It never changes; FS stays readable as long as it is held.
+// Snapshot is one commit of one repository, or one archive. It never changes; FS stays readable as long as it is held.
 // FS also implements fs.ReadDirFS, fs.ReadFileFS, fs.StatFS and fs.ReadLinkFS.
 type Snapshot struct {
 	Repo    string // the URL without credentials
-	Ref     string // the short name that was asked for; the branch's name when HEAD was
-	Commit  string // 40 hexadecimal digits
+	Ref     string // the short name that was asked for; the branch's name when HEAD was, the tag's of a range
+	Commit  string // 40 hexadecimal digits, or sha256: and 64
 	Subject string // first line of the commit message
 	Author  string // "Name <mail>"
 	Time    time.Time
 	FS      fs.FS
+
+	tag plumbing.Hash // the annotated tag that the ref names; zero without one
 }
 
 // Event is what a subscriber hears: a new commit, or a failure, or the end of one. A failing remote is
@@ -101,31 +112,6 @@ func (l Limits) withDefaults() Limits {
 		l.Objects = 2_000_000
 	}
 	return l
-}
-
-// validate refuses a ref that Git would not accept as a name, before it reaches a remote or a path.
-func (r Ref) validate() error {
-	set := 0
-	for _, s := range []string{r.Branch, r.Tag, r.Commit} {
-		if s != "" {
-			set++
-		}
-	}
-	if set > 1 {
-		return &Error{Class: ErrRefused, Text: "more than one of branch, tag and commit is set", Next: "keep one of them in ref"}
-	}
-	bad := func(kind, name string) error {
-		return &Error{Class: ErrRefused, Text: kind + " " + quote(name) + " is no valid name", Next: "correct ref." + kind}
-	}
-	switch {
-	case r.Branch != "" && plumbing.NewBranchReferenceName(r.Branch).Validate() != nil:
-		return bad("branch", r.Branch)
-	case r.Tag != "" && plumbing.NewTagReferenceName(r.Tag).Validate() != nil:
-		return bad("tag", r.Tag)
-	case r.Commit != "" && !isHash(r.Commit):
-		return &Error{Class: ErrRefused, Text: "commit " + quote(r.Commit) + " is not 40 hexadecimal digits", Next: "write the whole commit in ref.commit"}
-	}
-	return nil
 }
 
 func isHash(s string) bool {

@@ -50,8 +50,7 @@ func dialSSH(ctx context.Context, a address, creds Credentials, known []string, 
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{Timeout: limits.Connect}
-	raw, err := dialer.DialContext(ctx, "tcp", a.dialHost())
+	raw, err := creds.Proxy.dial(ctx, a.dialHost(), limits.Connect)
 	if err != nil {
 		return nil, err
 	}

@@ -1,12 +1,14 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +22,7 @@ type Config struct {
 	// KnownHosts are files in known_hosts form that are trusted besides the credentials' own lines.
 	// nil: /etc/ssh/ssh_known_hosts and ~/.ssh/known_hosts.
 	KnownHosts []string
+	Keep       *Keep        // nil: nothing is deleted, as by a command beside the daemon
 	Logger     *slog.Logger // nil: silent
 }
 
@@ -29,6 +32,8 @@ type Store struct {
 	cfg    Config
 	random func() float64
 	loops  sync.WaitGroup
+	grown  chan struct{} // something was fetched
+	tokens appTokens     // of GitHub Apps
 
 	mu      sync.Mutex
 	mirrors map[string]*mirror
@@ -50,7 +55,17 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, storageError(err)
 	}
-	return &Store{ctx: ctx, cfg: cfg, random: rand.Float64, mirrors: map[string]*mirror{}, remotes: map[string]*remote{}}, nil
+	s := &Store{ctx: ctx, cfg: cfg, random: rand.Float64, grown: make(chan struct{}, 1), tokens: appTokens{byApp: map[string]*appToken{}}, mirrors: map[string]*mirror{}, remotes: map[string]*remote{}}
+	if cfg.Keep != nil {
+		keep := *cfg.Keep
+		keep.Unused, keep.MaxBytes = cmp.Or(keep.Unused, 24*time.Hour), cmp.Or(keep.MaxBytes, 10<<30)
+		s.cfg.Keep = &keep
+		if err := s.clearLeftovers(); err != nil {
+			return nil, storageError(err)
+		}
+		s.loops.Go(func() { s.housekeep(ctx) })
+	}
+	return s, nil
 }
 
 // Wait returns when, after the end of the context given to Open, nothing runs any more.
@@ -93,10 +108,21 @@ func (s *Store) Snapshot(ctx context.Context, spec Spec) (Snapshot, error) {
 // At returns a commit that was read before, from the mirror and without asking the remote. It is for commits
 // that the caller itself has on record: nobody is asked whether spec's credentials may still see it.
 func (s *Store) At(spec Spec, commit string) (Snapshot, error) {
-	a, err := parseAddress(spec.URL, false)
+	a, k, err := spec.parse()
 	if err != nil {
 		return Snapshot{}, err
 	}
+	switch k {
+	default:
+		snap, err := s.commitAt(a, spec.Ref, commit)
+		if err == nil && spec.Submodules {
+			snap.FS, err = s.laidOffline(snap.FS.(*tree), a)
+		}
+		return snap, classify(s.ctx, a.String(), err)
+	}
+}
+
+func (s *Store) commitAt(a address, ref Ref, commit string) (Snapshot, error) {
 	m, err := s.mirror(a)
 	if err != nil {
 		return Snapshot{}, classify(s.ctx, a.String(), err)
@@ -107,7 +133,8 @@ func (s *Store) At(spec Spec, commit string) (Snapshot, error) {
 	}
 	m.refresh()
 	m.use(h)
-	snap, err := m.snapshot(a.String(), spec.Ref.String(), h)
+	touch(m.dir, time.Now())
+	snap, err := m.snapshot(a.String(), m.targetOf(ref, h), h)
 	return snap, classify(s.ctx, a.String(), err)
 }
 
@@ -159,20 +186,39 @@ func (s *Store) mirrorLocked(a address) (*mirror, error) {
 		return nil, err
 	}
 	s.mirrors[a.folder()] = m
+	touch(m.dir, time.Now())
 	return m, nil
 }
 
-// acquire finds or starts the remote for the spec's URL and credentials.
-func (s *Store) acquire(spec Spec) (*remote, error) {
+// parse takes the spec apart, and finds nothing in it that would have to be refused.
+func (spec Spec) parse() (address, kind, error) {
 	a, err := parseAddress(spec.URL, false)
+	if err != nil {
+		return a, 0, err
+	}
+	k, err := kindOf(a, spec.Chart)
+	if err == nil {
+		err = spec.Ref.validate(k)
+	}
+	if err != nil {
+		e := classed(context.Background(), err)
+		e.Repo = a.String()
+		return a, k, e
+	}
+	return a, k, nil
+}
+
+// acquire finds or starts the remote for the spec's address, chart and credentials.
+func (s *Store) acquire(spec Spec) (*remote, error) {
+	a, k, err := spec.parse()
 	if err != nil {
 		return nil, err
 	}
-	if err := spec.Ref.validate(); err != nil {
-		return nil, classify(s.ctx, a.String(), err)
-	}
 	creds := spec.Credentials.forAddress(a)
-	key := a.String() + "\n" + creds.fingerprint()
+	key := strings.Join([]string{a.String(), spec.Chart, creds.fingerprint()}, "\n")
+	if spec.Submodules { // others' addresses may have other lines
+		key += "\nsubmodules " + spec.Credentials.fingerprint()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
@@ -180,11 +226,12 @@ func (s *Store) acquire(spec Spec) (*remote, error) {
 	}
 	r := s.remotes[key]
 	if r == nil {
-		m, err := s.mirrorLocked(a)
-		if err != nil {
+		r = newRemote(s, a, creds)
+		r.given = spec.Credentials
+		if err := r.choose(k, spec); err != nil {
+			r.forget()
 			return nil, classify(s.ctx, a.String(), err)
 		}
-		r = newRemote(s, a, creds, m)
 		r.key = key
 		ctx, cancel := context.WithCancel(s.ctx)
 		r.cancel = cancel
@@ -195,10 +242,26 @@ func (s *Store) acquire(spec Spec) (*remote, error) {
 	return r, nil
 }
 
+// choose has the remote asked and read as its kind is. The caller holds the store's lock.
+func (r *remote) choose(k kind, spec Spec) (err error) {
+	switch k {
+	default:
+		r.mirror, err = r.store.mirrorLocked(r.addr)
+		r.check = r.read
+		if spec.Submodules {
+			r.check = r.readWithSubmodules
+		}
+	}
+	return err
+}
+
 func (s *Store) release(r *remote) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.users--; r.users == 0 {
+		if r.mirror != nil {
+			touch(r.mirror.dir, time.Now())
+		}
 		r.cancel()
 		delete(s.remotes, r.key)
 	}
@@ -211,6 +274,9 @@ func (r *remote) open(ctx context.Context, dog *watchdog) (session, error) {
 	case "file":
 		return openLocal(r.addr.path, limits)
 	case "ssh":
+		if !r.creds.App.empty() {
+			return nil, &Error{Class: ErrAuth, Text: "a GitHub App has no right over ssh", Next: "write the repository's URL with https"}
+		}
 		c, err := dialSSH(ctx, r.addr, r.creds, r.store.cfg.KnownHosts, limits, dog)
 		if err != nil {
 			return nil, err
@@ -224,7 +290,11 @@ func (r *remote) open(ctx context.Context, dog *watchdog) (session, error) {
 		}
 		r.http = t
 	}
-	return &wire{conversation: newHTTPConversation(r.addr, r.creds, r.http, dog), limits: limits}, nil
+	creds, err := r.store.tokens.with(ctx, r.creds, r.http)
+	if err != nil {
+		return nil, err
+	}
+	return &wire{conversation: newHTTPConversation(r.addr, creds, r.http, dog), limits: limits}, nil
 }
 
 // read asks the remote once for all refs that are wanted, and fetches what the mirror lacks. The error is that
@@ -238,6 +308,9 @@ func (r *remote) read(ctx context.Context, refs []Ref) (map[Ref]result, error) {
 	ctx, dog, stop := watch(ctx, limits.Stall)
 	defer stop()
 	out, err := r.converse(ctx, dog, refs)
+	if errors.Is(err, ErrAuth) {
+		r.store.tokens.refused(r.creds)
+	}
 	return out, classify(ctx, repo, err)
 }
 
@@ -277,7 +350,7 @@ func (r *remote) bring(ctx context.Context, session session, found map[Ref]targe
 	}
 	var want []plumbing.Hash
 	for _, t := range found {
-		if !m.has(t.commit) {
+		if !m.has(t.commit) || t.hash != t.commit && !m.hasTag(t.hash) {
 			want = append(want, t.hash)
 		}
 	}
@@ -285,15 +358,19 @@ func (r *remote) bring(ctx context.Context, session session, found map[Ref]targe
 		if err := session.fetch(ctx, m, want); err != nil {
 			return err
 		}
+		r.store.fetched()
 	}
 	for ref, t := range found {
 		commit, err := t.commit, error(nil)
 		if !m.has(commit) {
 			commit, err = m.reveal(t.hash)
 		}
+		if err == nil && t.hash != commit {
+			err = m.holdTag(t.hash)
+		}
 		if err == nil {
 			m.use(commit)
-			out[ref] = resultOf(m.snapshot(r.addr.String(), t.name, commit))
+			out[ref] = resultOf(m.snapshot(r.addr.String(), t, commit))
 			continue
 		}
 		if !errors.Is(err, ErrRefNotFound) {
@@ -336,6 +413,12 @@ func (l *refList) resolve(ref Ref) (target, error) {
 		return target{name: ref.Commit, hash: h, commit: h}, nil
 	case ref.Tag != "":
 		return named("refs/tags/"+ref.Tag, ref.Tag, "tag "+quote(ref.Tag))
+	case ref.Semver != "":
+		tag, err := highest(ref.Semver, l.tags())
+		if err != nil {
+			return target{}, err
+		}
+		return named("refs/tags/"+tag, tag, "tag "+quote(tag))
 	case ref.Branch != "":
 		return named("refs/heads/"+ref.Branch, ref.Branch, "branch "+quote(ref.Branch))
 	case l.head != "":
@@ -346,4 +429,15 @@ func (l *refList) resolve(ref Ref) (target, error) {
 		return named(l.head, short, "branch "+quote(short)+", which its HEAD names")
 	}
 	return named("HEAD", "HEAD", "HEAD")
+}
+
+// tags lists the short names of the tags.
+func (l *refList) tags() []string {
+	var out []string
+	for name := range l.hashes {
+		if tag, ok := strings.CutPrefix(name, "refs/tags/"); ok {
+			out = append(out, tag)
+		}
+	}
+	return out
 }

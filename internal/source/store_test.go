@@ -424,7 +424,7 @@ func (r *rounds) answer(commit string, err error) {
 func TestPolling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Store{ctx: t.Context(), random: func() float64 { return 0.5 }, remotes: map[string]*remote{}, mirrors: map[string]*mirror{}}
-		r := newRemote(s, address{scheme: "https", host: "h"}, Credentials{}, nil)
+		r := newRemote(s, address{scheme: "https", host: "h"}, Credentials{})
 		fake := &rounds{start: time.Now(), commit: "1"}
 		r.check = fake.check
 		r.add(&subscription{interval: 30 * time.Second, notify: fake.notify})

@@ -23,6 +23,9 @@ type tree struct {
 	root plumbing.Hash
 	when time.Time
 
+	modules map[string]*tree // the files of submodules, by the path of their gitlinks; nil: they are not read
+	plain   *tree            // the same commit without submodules, held so that it stays in the mirror
+
 	mu      sync.Mutex
 	folders map[plumbing.Hash][]object.TreeEntry
 }
@@ -41,9 +44,26 @@ const maxLinks = 40
 type found struct {
 	object.TreeEntry
 	path string
+	in   *tree // whose objects the hash names: those of the commit, or of a submodule's
 }
 
 func (f found) dir() bool { return f.Mode == filemode.Dir }
+
+// top is the root of the tree.
+func (t *tree) top() found {
+	return found{TreeEntry: object.TreeEntry{Mode: filemode.Dir, Hash: t.root}, path: ".", in: t}
+}
+
+// seen is an entry of a folder as it looks from outside: the gitlink of a submodule that is read is a folder.
+func (t *tree) seen(folder found, e object.TreeEntry) found {
+	f := found{e, join(folder.path, e.Name), folder.in}
+	if e.Mode == filemode.Submodule {
+		if sub := t.modules[f.path]; sub != nil {
+			f.Mode, f.Hash, f.in = filemode.Dir, sub.root, sub
+		}
+	}
+	return f
+}
 
 func (t *tree) entries(h plumbing.Hash) ([]object.TreeEntry, error) {
 	t.mu.Lock()
@@ -67,7 +87,7 @@ func (t *tree) entries(h plumbing.Hash) ([]object.TreeEntry, error) {
 // lookup walks name from the root. Links in the middle are always followed, the last one if follow says so.
 // A link that leaves the tree is an error that names it.
 func (t *tree) lookup(name string, follow bool) (found, error) {
-	at := found{TreeEntry: object.TreeEntry{Mode: filemode.Dir, Hash: t.root}, path: "."}
+	at := t.top()
 	todo := strings.Split(name, "/")
 	if name == "." {
 		todo = nil
@@ -84,8 +104,11 @@ func (t *tree) lookup(name string, follow bool) (found, error) {
 		}
 		switch {
 		case next.Mode == filemode.Submodule:
+			if t.modules != nil {
+				return at, &Error{Class: ErrRefused, Text: quote(next.path) + " is a Git submodule, and .gitmodules does not say where from", Next: "add it there, with path and url"}
+			}
 			return at, &Error{Class: ErrRefused, Text: quote(next.path) + " is a Git submodule, and submodules are not read",
-				Next: "copy its files into the repository, or make an Application of that repository"}
+				Next: "set spec.source.submodules: true, or make an Application of that repository"}
 		case next.Mode == filemode.Symlink && (follow || len(todo) > 0):
 			if links++; links > maxLinks {
 				return at, &Error{Class: ErrRefused, Text: "symbolic link " + quote(next.path) + " leads through too many links", Next: "remove the circle"}
@@ -95,7 +118,7 @@ func (t *tree) lookup(name string, follow bool) (found, error) {
 				return at, err
 			}
 			rest := strings.Join(todo, "/")
-			at = found{TreeEntry: object.TreeEntry{Mode: filemode.Dir, Hash: t.root}, path: "."}
+			at = t.top()
 			todo = strings.FieldsFunc(path.Join(target, rest), func(r rune) bool { return r == '/' })
 			if len(todo) == 1 && todo[0] == "." {
 				todo = nil
@@ -108,7 +131,7 @@ func (t *tree) lookup(name string, follow bool) (found, error) {
 }
 
 func (t *tree) child(at found, name string) (found, error) {
-	entries, err := t.entries(at.Hash)
+	entries, err := at.in.entries(at.Hash)
 	if err != nil {
 		return at, err
 	}
@@ -116,12 +139,12 @@ func (t *tree) child(at found, name string) (found, error) {
 	if i == len(entries) || entries[i].Name != name {
 		return at, fs.ErrNotExist
 	}
-	return found{entries[i], join(at.path, name)}, nil
+	return t.seen(at, entries[i]), nil
 }
 
 // target returns where a link leads, as a path from the root of the tree.
 func (t *tree) target(link found) (string, error) {
-	data, err := t.m.blob(link.Hash)
+	data, err := link.in.m.blob(link.Hash)
 	if err != nil {
 		return "", err
 	}
@@ -178,7 +201,7 @@ func (t *tree) info(f found, name string) (fs.FileInfo, error) {
 	default:
 		i.mode = 0o644
 	}
-	size, err := t.m.size(f.Hash)
+	size, err := f.in.m.size(f.Hash)
 	if err != nil {
 		return nil, pathError("stat", name, err)
 	}
@@ -210,7 +233,7 @@ func (t *tree) ReadLink(name string) (string, error) {
 	if f.Mode != filemode.Symlink {
 		return "", pathError("readlink", name, fs.ErrInvalid)
 	}
-	data, err := t.m.blob(f.Hash)
+	data, err := f.in.m.blob(f.Hash)
 	if err != nil {
 		return "", pathError("readlink", name, err)
 	}
@@ -225,7 +248,7 @@ func (t *tree) ReadFile(name string) ([]byte, error) {
 	if f.dir() {
 		return nil, pathError("read", name, errors.New("is a directory"))
 	}
-	data, err := t.m.blob(f.Hash)
+	data, err := f.in.m.blob(f.Hash)
 	if err != nil {
 		return nil, pathError("read", name, err)
 	}
@@ -240,13 +263,13 @@ func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	if !f.dir() {
 		return nil, pathError("readdir", name, errors.New("not a directory"))
 	}
-	entries, err := t.entries(f.Hash)
+	entries, err := f.in.entries(f.Hash)
 	if err != nil {
 		return nil, pathError("readdir", name, err)
 	}
 	out := make([]fs.DirEntry, len(entries))
 	for i, e := range entries {
-		out[i] = dirEntry{t: t, f: found{e, join(f.path, e.Name)}}
+		out[i] = dirEntry{t: t, f: t.seen(f, e)}
 	}
 	return out, nil
 }
@@ -264,7 +287,7 @@ func (t *tree) Open(name string) (fs.File, error) {
 		list, err := t.ReadDir(name)
 		return &folder{info: i, name: name, list: list}, err
 	}
-	data, err := t.m.blob(f.Hash)
+	data, err := f.in.m.blob(f.Hash)
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
@@ -342,17 +365,22 @@ func (f *folder) ReadDir(n int) ([]fs.DirEntry, error) {
 	return out, nil
 }
 
-// snapshot makes the value that leaves the package of a visible commit.
-func (m *mirror) snapshot(repo, ref string, commit plumbing.Hash) (Snapshot, error) {
+// snapshot makes the value that leaves the package of a visible commit, which a ref was found to mean.
+func (m *mirror) snapshot(repo string, t target, commit plumbing.Hash) (Snapshot, error) {
 	c, err := m.commit(commit)
 	if err != nil {
 		return Snapshot{}, err
+	}
+	var tag plumbing.Hash
+	ref := t.name
+	if m.hasTag(t.hash) {
+		tag = t.hash
 	}
 	subject, _, _ := strings.Cut(strings.TrimSpace(c.Message), "\n")
 	return Snapshot{
 		Repo: repo, Ref: ref, Commit: commit.String(),
 		Subject: oneLine(subject), Author: oneLine(fmt.Sprintf("%s <%s>", c.Author.Name, c.Author.Email)), Time: c.Committer.When.UTC(),
-		FS: m.files(commit, c.TreeHash, c.Committer.When.UTC()),
+		FS: m.files(commit, c.TreeHash, c.Committer.When.UTC()), tag: tag,
 	}, nil
 }
 
