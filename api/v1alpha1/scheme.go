@@ -29,6 +29,8 @@ const (
 	AnnotationRetry = "gitopsd.io/retry"
 	// AnnotationAllowPrune on an Application agrees to a deletion of many objects; its value is the commit that does it.
 	AnnotationAllowPrune = "gitopsd.io/allow-prune"
+	// AnnotationSkipHooks on an Application that is being deleted, with the value true, deletes it without running its hooks.
+	AnnotationSkipHooks = "gitopsd.io/skip-hooks"
 	// AnnotationIgnoreWindows on an Application is the commit that may be synced outside of the sync windows.
 	AnnotationIgnoreWindows = "gitopsd.io/ignore-windows"
 	// AnnotationPin on an Application holds it at a revision of its history until a newer commit comes; its value is
@@ -48,9 +50,14 @@ const (
 //go:embed gitopsd.io_applications.yaml
 var CRD []byte
 
+// SetCRD is that of ApplicationSet.
+//
+//go:embed gitopsd.io_applicationsets.yaml
+var SetCRD []byte
+
 // AddToScheme registers the types.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &Application{}, &ApplicationList{})
+	s.AddKnownTypes(GroupVersion, &Application{}, &ApplicationList{}, &ApplicationSet{}, &ApplicationSetList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

@@ -52,6 +52,9 @@ type ApplicationStatus struct {
 	// declared field is as AppliedRevision has it, but for drift.
 	// +optional
 	Intent *Intent `json:"intent,omitempty"`
+	// Deletion is how far the hooks of the Application's own deletion have come.
+	// +optional
+	Deletion *HookRun `json:"deletion,omitempty"`
 	// Rejected is the revision that was rolled back last. It is not tried again until a newer one comes, the spec
 	// changes, or `gitopsd sync --retry` asks for it.
 	// +optional
@@ -140,6 +143,9 @@ type Intent struct {
 	// Interruptions in a row by newer revisions.
 	// +optional
 	Interruptions int32 `json:"interruptions,omitempty"`
+	// Hooks is how far the revision's hooks have come. Absent: there are none to run.
+	// +optional
+	Hooks *HookRun `json:"hooks,omitempty"`
 	// Supersedes is the intent that this one took over from.
 	// +optional
 	Supersedes *Superseded `json:"supersedes,omitempty"`
@@ -154,6 +160,30 @@ type Intent struct {
 	// Remember says that the failure was the revision's own, so that it is not tried again.
 	// +optional
 	Remember bool `json:"remember,omitempty"`
+}
+
+// HookRun is how far hooks have come. It is written before a hook is made.
+type HookRun struct {
+	// Event is what happens to the Application, in Helm's words: install, upgrade, rollback or delete.
+	Event string `json:"event"`
+	// Ran are the hooks that ended well, in order, such as "pre-upgrade Job web/migrate"; and the points that are passed, such as "pre-upgrade".
+	// +listType=atomic
+	// +optional
+	Ran []string `json:"ran,omitempty"`
+	// Running is the hook that is about to be made, or awaited.
+	// +optional
+	Running string `json:"running,omitempty"`
+	// Predecessor is the UID of what was there under its name before; UID is its own, once it is made.
+	// +optional
+	Predecessor string `json:"predecessor,omitempty"`
+	// +optional
+	UID string `json:"uid,omitempty"`
+	// Ended is when the last one ended.
+	// +optional
+	Ended *metav1.Time `json:"ended,omitempty"`
+	// Failed says that one failed.
+	// +optional
+	Failed bool `json:"failed,omitempty"`
 }
 
 // Superseded is an intent that a newer one has taken over from.

@@ -266,7 +266,7 @@ func (x *run) prune(ctx context.Context) (int, error) {
 }
 
 // Delete removes an object that an Application made. It is no error when the object is gone, belongs to another
-// Application by now, or is another one of that name; false says that nothing was deleted.
+// Application by now, is another one of that name, or is to stay by Helm's policy; false says that nothing was deleted.
 func (t Target) Delete(ctx context.Context, h Held) (bool, error) {
 	m, err := t.mapping(h.Ref.GroupKind(), h.Version)
 	if t.vital(h.Ref) || meta.IsNoMatchError(err) {
@@ -276,7 +276,7 @@ func (t Target) Delete(ctx context.Context, h Held) (bool, error) {
 		return false, err
 	}
 	live, err := t.get(ctx, m, h.Ref)
-	if still := t.heldAs(h); err != nil || live == nil || !still(live) {
+	if still := t.heldAs(h); err != nil || live == nil || !still(live) || live.GetAnnotations()[helmPolicy] == "keep" {
 		return false, err
 	}
 	return t.delete(ctx, m, live, t.heldAs(h))

@@ -309,9 +309,8 @@ func (t Target) heldAs(h Held) func(*unstructured.Unstructured) bool {
 }
 
 // Stray says that a live object was made for this Application, by its UID, and may be deleted if nobody asks for it: definitions of kinds
-// and namespaces may not, and neither may what is never to be pruned.
+// and namespaces may not, and neither may what is never to be pruned, nor hooks, of which their own policies say what becomes.
 func Stray(live *unstructured.Unstructured, application string) bool {
 	gk := live.GroupVersionKind().GroupKind()
-	return MakerOf(live).Application == application && live.GetDeletionTimestamp() == nil && gk != crdKind && gk != namespaceKind &&
-		live.GetAnnotations()[KeepAnnotation] != "never"
+	return MakerOf(live).Application == application && live.GetDeletionTimestamp() == nil && gk != crdKind && gk != namespaceKind && !stays(live) && !isHook(Object{Unstructured: live})
 }

@@ -167,7 +167,7 @@ func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read %s, which left the revision: %w", h.Ref, err))
 		}
-		if err != nil || live != nil && live.GetAnnotations()[KeepAnnotation] == "never" {
+		if err != nil || live != nil && stays(live) {
 			continue
 		}
 		if live != nil {
@@ -184,8 +184,16 @@ func (t Target) planPrune(ctx context.Context, p *Proof, r Revision) error {
 
 func (t Target) vital(r diff.Ref) bool { return t.Vital != nil && t.Vital(r) }
 
-// KeepAnnotation on a live object, with the value never, keeps it when it leaves the repository.
-const KeepAnnotation = "gitopsd.io/prune"
+// KeepAnnotation on a live object, with the value never, keeps it when it leaves the repository. helmPolicy, with the value keep, is what charts say; it
+// keeps the object also when its Application is deleted with all others.
+const (
+	KeepAnnotation = "gitopsd.io/prune"
+	helmPolicy     = "helm.sh/resource-policy"
+)
+
+func stays(live *unstructured.Unstructured) bool {
+	return live.GetAnnotations()[KeepAnnotation] == "never" || live.GetAnnotations()[helmPolicy] == "keep"
+}
 
 // liveOf is an object of the inventory as it is, or nil.
 func (t Target) liveOf(ctx context.Context, h Held, watched func(Object) *unstructured.Unstructured) (*unstructured.Unstructured, error) {

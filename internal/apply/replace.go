@@ -27,7 +27,7 @@ var (
 // where that is allowed, and otherwise the refusal says how to allow it.
 func (t Target) unchangeable(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured, why error) answer {
 	refusal := refused(o, why)
-	if !t.takenAsNew(ctx, m, o) {
+	if t.dryRunAnew(ctx, m, o) != nil {
 		return answer{err: refusal}
 	}
 	switch {
@@ -39,13 +39,13 @@ func (t Target) unchangeable(ctx context.Context, m *meta.RESTMapping, o Object,
 	return answer{diff.Change{Ref: o.Ref(), Action: diff.Create, Replaces: true, Deferred: "it cannot be changed in place: " + plain(o, why).Error()}, live, nil}
 }
 
-// takenAsNew asks whether the API would take the object if it were not there: by a dry-run under a name that nobody uses.
-func (t Target) takenAsNew(ctx context.Context, m *meta.RESTMapping, o Object) bool {
+// dryRunAnew asks whether the API would take the object if it were not there: by a dry-run under a name that nobody uses.
+func (t Target) dryRunAnew(ctx context.Context, m *meta.RESTMapping, o Object) error {
 	sum := sha256.Sum256([]byte(o.GetName()))
 	twin := o.DeepCopy()
 	twin.SetName(hex.EncodeToString(sum[:16]))
 	_, err := t.serverSideApply(ctx, m, Object{twin, o.Origin}, true, metav1.DryRunAll)
-	return err == nil
+	return err
 }
 
 func replaceable(u *unstructured.Unstructured) bool {

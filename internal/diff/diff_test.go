@@ -85,7 +85,7 @@ func planOf(live, would []*unstructured.Unstructured, deferred string) Plan {
 	for _, w := range would {
 		c := Change{Ref: RefOf(w), Action: Unchanged}
 		if l := find(live, c.Ref); l == nil {
-			c.Action = Create
+			c.Action, c.Fields = Create, Made(w)
 		} else if c.Fields = Fields(l, w); len(c.Fields) > 0 {
 			c.Action = Update
 		}

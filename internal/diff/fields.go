@@ -47,6 +47,20 @@ func Fields(old, new *unstructured.Unstructured) []Field {
 	return c.fields
 }
 
+// Made are the fields of an object that is to be made, each down to single values and lists of such.
+func Made(u *unstructured.Unstructured) []Field {
+	c := comparison{leaves: true}
+	if u.GetKind() == "Secret" && u.GroupVersionKind().Group == "" {
+		c.masks = secretTexts(u)
+	}
+	name := map[string]any{"name": u.GetName()}
+	if u.GetNamespace() != "" {
+		name["namespace"] = u.GetNamespace()
+	}
+	c.maps(spot{}, map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind(), "metadata": name}, Declared(u))
+	return c.fields
+}
+
 // Declared is the part of an object that people declare: everything but status and the server's own metadata. The
 // object itself is not changed; the result shares its values.
 func Declared(u *unstructured.Unstructured) map[string]any {
@@ -65,6 +79,7 @@ func Declared(u *unstructured.Unstructured) map[string]any {
 
 type comparison struct {
 	masks  []string // of a Secret: what must not be shown; nil for other kinds
+	leaves bool     // of an object that is to be made: nothing is told as a whole
 	fields []Field
 }
 
@@ -77,6 +92,9 @@ type spot struct {
 func (c *comparison) value(s spot, old, new any) {
 	if c.masks != nil { // down to the leaves, so that no part of the tree is shown as a whole
 		old, new = emptyFor(old, new), emptyFor(new, old)
+	}
+	if c.leaves && old == nil {
+		old = beginning(new)
 	}
 	switch o := old.(type) {
 	case map[string]any:
@@ -93,6 +111,21 @@ func (c *comparison) value(s spot, old, new any) {
 	if !equal(old, new) {
 		c.add(s, old, new)
 	}
+}
+
+// beginning is what a tree that is to be made is compared with: nothing, but of its kind.
+func beginning(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		if len(v) > 0 {
+			return map[string]any{}
+		}
+	case []any:
+		if slices.ContainsFunc(v, func(item any) bool { return !scalar(item) }) {
+			return []any{}
+		}
+	}
+	return nil
 }
 
 // equal takes 1 and 1.0 for the same number, as JSON does.

@@ -57,7 +57,7 @@ const (
 type Change struct {
 	Ref      Ref
 	Action   Action
-	Fields   []Field // of an update, by path
+	Fields   []Field // of an update, or of what is made, by path
 	Deferred string  // why the API could not be asked beforehand; empty: it was
 	Replaces bool    // of a create: one of the same name goes before
 }

@@ -33,6 +33,7 @@ const (
 	widestPath  = 60  // longer paths do not move the values of others to the right
 	widestValue = 120 // of a value where no width is known
 	mostLines   = 40  // of one text of several lines
+	mostMade    = 30  // fields of an object that is made
 	arrow       = " → "
 	indent      = "    "
 )
@@ -60,7 +61,7 @@ func (p Plan) Text(s Style) string {
 			b.WriteString(s.paint(dim, "  (not proven: "+c.Deferred+")"))
 		}
 		b.WriteByte('\n')
-		s.fields(&b, c.Fields, planned)
+		s.change(&b, c)
 	}
 	fmt.Fprintf(&b, "%s\n", p.Summary())
 	if lost := p.Irreversible(); len(lost) > 0 {
@@ -70,6 +71,19 @@ func (p Plan) Text(s Style) string {
 		b.WriteString(s.paint(yellow, "note: ") + n + "\n")
 	}
 	return b.String()
+}
+
+// change tells the fields of one change; of what is made at most so many as people read.
+func (s Style) change(b *strings.Builder, c Change) {
+	if c.Action != Create {
+		s.fields(b, c.Fields, planned)
+		return
+	}
+	shown := c.Fields[:min(len(c.Fields), mostMade)]
+	s.fields(b, shown, func(_ Field, _, new string) (string, string) { return new, "" })
+	if left := len(c.Fields) - len(shown); left > 0 {
+		b.WriteString(indent + s.paint(dim, fmt.Sprintf("and %d more %s; all of them: -o json", left, plural("field", left))) + "\n")
+	}
 }
 
 // few joins texts, of many the first n.

@@ -19,9 +19,10 @@ import (
 // begin proves a new revision, opens an intent for it and carries on with that. From is the intent that it takes over
 // from, or nil. Until the intent is written nothing has happened.
 func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) outcome {
-	if err := checkObjects(c.objects); err != nil {
+	if err := checkObjects(c.all()); err != nil {
 		return failed(stalled, reasonRefused, err)
 	}
+	hooks := t.hooksToRun(c)
 	r := t.revision(c.objects)
 	proof, err := t.target.Prove(ctx, r)
 	if err != nil {
@@ -30,10 +31,13 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	if out, ok := t.guard(proof, c); !ok {
 		return out
 	}
-	if err := t.spareUs(ctx, proof, c.objects); err != nil {
+	if err := t.spareUs(ctx, proof, c.all()); err != nil {
 		return failed(retry, reasonRefused, err)
 	}
-	if proof.Plan.Empty() && from == nil {
+	if err := t.target.ProveHooks(ctx, hooks, c.objects); err != nil {
+		return failed(retry, reasonRefused, err)
+	}
+	if proof.Plan.Empty() && from == nil && len(hooks) == 0 {
 		return t.relabel(ctx, c, proof)
 	}
 	if out, ok := t.inWindow(c, proof.Plan.Summary()); !ok {
@@ -42,6 +46,9 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
 	in.BaseUnhealthy, in.ServiceAccountName = ill(t.app), t.app.Spec.Destination.ServiceAccountName
+	if len(hooks) > 0 {
+		in.Hooks = &v1alpha1.HookRun{Event: t.event()}
+	}
 	images := proof.Images(c.objects)
 	var before []apply.Image
 	if from != nil {
@@ -51,7 +58,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 		images, in.Interruptions, in.BaseUnhealthy = apply.Union(before, images), from.Interruptions+1, from.BaseUnhealthy
 		in.Supersedes = &v1alpha1.Superseded{ID: from.ID, Revision: from.Revision}
 	}
-	if in.Revision.Content, err = t.put(c.objects); err == nil {
+	if in.Revision.Content, err = t.put(c.all()); err == nil {
 		in.Images, err = t.putImages(images)
 	}
 	if err != nil {
@@ -83,7 +90,7 @@ func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) out
 		return failed(retry, reasonStore, err)
 	}
 	revision := &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
-	if err := t.pin(revision, c.objects); err != nil {
+	if err := t.pin(revision, c); err != nil {
 		return failed(retry, reasonStore, err)
 	}
 	st.AppliedRevision = revision
@@ -113,7 +120,7 @@ func (t *turn) images(in *v1alpha1.Intent) ([]apply.Image, error) {
 // overtake lets a newer revision take an open intent over, if it passes its dry-run and the open one need not finish first.
 func (t *turn) overtake(ctx context.Context, c candidate) outcome {
 	in := t.app.Status.Intent
-	if !intent.Interruptible(intent.Phase(in.Phase), int(in.Interruptions)) || t.ended(in) != "" {
+	if !intent.Interruptible(intent.Phase(in.Phase), int(in.Interruptions)) || t.ended(in) != "" || hookRuns(in) {
 		out := t.carryOnOpen(ctx)
 		if t.app.Status.Intent == nil { // it has come to its end: now the newer one
 			out.class = soon
@@ -190,6 +197,10 @@ func (t *turn) actAs(account string) error {
 
 // applying writes every object of the revision.
 func (t *turn) applying(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object, proven **apply.Proof) (outcome, bool) {
+	if out, next, passed := t.passHooks(ctx, "pre"); !passed {
+		return out, next
+	}
+	in = t.app.Status.Intent
 	r, started := t.revision(objects), time.Now()
 	proof := *proven
 	if proof == nil {
@@ -228,7 +239,7 @@ func (t *turn) retryOrFail(ctx context.Context, in *v1alpha1.Intent, reason stri
 		return outcome{class: retry}, false
 	}
 	passes := apply.Transient(err)
-	if passes && time.Since(in.Started.Time) < timeoutOf(t.app) {
+	if passes && time.Since(begun(in)) < timeoutOf(t.app) {
 		return outcome{retry, v1alpha1.Applying, reason, "tried again: " + err.Error()}, false
 	}
 	return t.fail(ctx, in, reason, err, !passes)
@@ -272,7 +283,11 @@ func (t *turn) verifying(ctx context.Context, in *v1alpha1.Intent, objects []app
 	worst := t.health(ctx, proof, objects)
 	message := t.app.Status.HealthMessage
 	switch {
-	case worst == health.Healthy && in.Written != nil:
+	case worst == health.Healthy && in.Written != nil && !hookFailed(in):
+		if out, next, passed := t.passHooks(ctx, "post"); !passed {
+			return out, next
+		}
+		in = t.app.Status.Intent
 		in.Phase = string(intent.Next(phase, intent.Arrived, t.policy()))
 		t.arrived(in, objects)
 		return outcome{}, true
@@ -294,7 +309,7 @@ func (t *turn) arrived(in *v1alpha1.Intent, objects []apply.Object) {
 	revision := in.Revision
 	in.Base, st.AppliedRevision, st.Rejected = st.AppliedRevision, &revision, nil
 	t.remember(revision)
-	t.w.applied(candidate{revision.Commit, revision.Digest, objects})
+	t.w.applied(candidate{commit: revision.Commit, digest: revision.Digest, objects: objects})
 }
 
 // pruning deletes what left the revision. That cannot be undone, so that the revision is the applied one is written first.
@@ -341,7 +356,7 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 		}
 		t.cfg.Log.Info("pruned", "app", keyOf(t.app), "commit", short(in.Revision.Commit), "objects", report.Pruned)
 	}
-	if err := t.sealed(in, intent.Applied, in.Base, written); err != nil {
+	if err := t.sealed(in, intent.Applied, in.Base, append(written, ranHooks(in)...)); err != nil {
 		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
 	}
 	st.Intent = nil

@@ -85,6 +85,10 @@ func (e *Engine) finalize(ctx context.Context, app *v1alpha1.Application, w *wor
 	if err != nil {
 		return e.report(ctx, app, w, failed(retry, reasonApply, err))
 	}
+	t := &turn{e, app, w, target, e.live.as(userOf(app))}
+	if out, passed := t.deletionHooks(ctx, "pre"); !passed {
+		return e.report(ctx, app, w, out)
+	}
 	left := 0
 	var errs []error
 	for _, h := range slices.Backward(heldOf(app.Status.Inventory)) {
@@ -100,6 +104,12 @@ func (e *Engine) finalize(ctx context.Context, app *v1alpha1.Application, w *wor
 	}
 	if left > 0 { // asked to go; looked at again until they are gone
 		return outcome{class: soon}
+	}
+	if out, passed := t.deletionHooks(ctx, "post"); !passed {
+		return e.report(ctx, app, w, out)
+	}
+	if err := t.dropHooks(ctx); err != nil {
+		return e.report(ctx, app, w, failed(retry, reasonApply, fmt.Errorf("delete what hooks left: %w", err)))
 	}
 	app.Finalizers = slices.DeleteFunc(app.Finalizers, func(f string) bool { return f == v1alpha1.Finalizer })
 	if err := e.apps.update(ctx, app); err != nil && !apierrors.IsNotFound(err) {

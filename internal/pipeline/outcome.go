@@ -72,6 +72,8 @@ const (
 	reasonWindow     = "OutsideSyncWindow"
 	reasonWave       = "AwaitingWave"
 	reasonAccount    = "NoServiceAccount"
+	reasonHook       = "HookRunning"
+	reasonHookFailed = "HookFailed"
 )
 
 // Causes of a sync.

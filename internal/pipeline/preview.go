@@ -47,28 +47,49 @@ func (p *Preview) Source(ctx context.Context, app *v1alpha1.Application) (source
 // Plan says what a sync of these objects would change. Revision is what they are called: a commit, or a folder.
 func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision string, rendered []render.Object) (diff.Plan, error) {
 	held := heldOf(app.Status.Inventory)
-	if len(rendered) == 0 && len(held) > 0 && isTrue(app.Spec.Sync.Prune) {
+	declared, _ := apply.Split(desiredOf(rendered))
+	if len(declared) == 0 && len(held) > 0 && isTrue(app.Spec.Sync.Prune) {
 		return diff.Plan{}, fmt.Errorf("%s holds no manifests; gitopsd refuses to delete all %d objects by that", pathOf(app), len(held))
 	}
 	target, err := p.target(app)
 	if err != nil {
 		return diff.Plan{}, err
 	}
-	c := candidate{commit: revision, objects: target.Place(desiredOf(rendered), namespaceFor(app))}
-	c.digest = apply.Digest(c.objects)
-	if err := errors.Join((&work{known: apply.NewKnown()}).declare(app), checkObjects(c.objects)); err != nil {
+	c := newCandidate(revision, target.Place(desiredOf(rendered), namespaceFor(app)))
+	if err := errors.Join((&work{known: apply.NewKnown()}).declare(app), checkObjects(c.all())); err != nil {
 		return diff.Plan{}, err
 	}
 	proof, err := target.Prove(ctx, apply.Revision{Desired: c.objects, Held: held, Prune: isTrue(app.Spec.Sync.Prune), Live: unseen, Known: apply.NewKnown()})
 	if err != nil {
 		return diff.Plan{}, err
 	}
+	hooks := (&turn{app: app}).hooksToRun(c)
+	if err := target.ProveHooks(ctx, hooks, c.objects); err != nil {
+		return diff.Plan{}, err
+	}
 	plan := proof.Plan
-	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, slices.Concat(notesOf(app, proof, c), target.Left(c.objects, proof), target.Adopted(c.objects, proof), wavesOf(c.objects))
+	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, slices.Concat(notesOf(app, proof, c), target.Left(c.objects, proof), target.Adopted(c.objects, proof), wavesOf(c.objects), hookNotes(app, c))
+	made := map[diff.Ref]*unstructured.Unstructured{}
+	for _, o := range c.objects {
+		made[o.Ref()] = unlabelled(o.Unstructured)
+	}
 	for i, change := range plan.Changes {
-		plan.Changes[i].Replaces = change.Action == diff.Create && proof.Live(change.Ref) != nil
+		if change.Action == diff.Create {
+			plan.Changes[i].Replaces = proof.Live(change.Ref) != nil
+			plan.Changes[i].Fields = diff.Made(made[change.Ref])
+		}
 	}
 	return plan.Map(redact.String), nil
+}
+
+// unlabelled is an object without the label that every one of ours has.
+func unlabelled(u *unstructured.Unstructured) *unstructured.Unstructured {
+	out := u.DeepCopy()
+	unstructured.RemoveNestedField(out.Object, "metadata", "labels", v1alpha1.LabelApplication)
+	if len(out.GetLabels()) == 0 {
+		unstructured.RemoveNestedField(out.Object, "metadata", "labels")
+	}
+	return out
 }
 
 // notesOf says what would keep a sync from doing what is planned.
@@ -111,6 +132,7 @@ func (p *Preview) Drift(ctx context.Context, app *v1alpha1.Application, content 
 			return diff.Drift{}, err
 		}
 	}
+	objects, _ = apply.Split(objects)
 	proof, err := target.Prove(ctx, apply.Revision{Desired: objects, Held: heldOf(app.Status.Inventory), Live: unseen, Known: apply.NewKnown()})
 	if err != nil {
 		return diff.Drift{}, err

@@ -27,8 +27,19 @@ type turn struct {
 // candidate is a revision as the cluster would be asked for it.
 type candidate struct {
 	commit, digest string
-	objects        []apply.Object // placed
+	objects        []apply.Object // placed: what is declared
+	hooks          []apply.Object // placed: what runs at points of a sync
 }
+
+func newCandidate(commit string, placed []apply.Object) candidate {
+	c := candidate{commit: commit}
+	c.objects, c.hooks = apply.Split(placed)
+	c.digest = apply.Digest(c.all())
+	return c
+}
+
+// all is what is kept of the revision.
+func (c candidate) all() []apply.Object { return slices.Concat(c.objects, c.hooks) }
 
 // sync brings the cluster to a revision: it begins one that is new, carries on with one that was begun, and looks after
 // the one that is there.
@@ -38,12 +49,12 @@ func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, c
 		return failed(retry, reasonApply, err)
 	}
 	t := &turn{e, app, w, target, e.live.as(userOf(app))}
-	if held := len(app.Status.Inventory); len(desired) == 0 && held > 0 && isTrue(app.Spec.Sync.Prune) {
+	c := t.place(commit, desired)
+	if held := len(app.Status.Inventory); len(c.objects) == 0 && held > 0 && isTrue(app.Spec.Sync.Prune) {
 		return failed(stalled, reasonEmpty, fmt.Errorf("%s holds no manifests any more; all %d objects would be deleted, and are kept; "+
 			"to delete them, delete the Application with spec.sync.onDelete: Cascade", pathOf(app), held))
 	}
-	c := t.place(commit, desired)
-	t.live.follow(c.objects)
+	t.live.follow(c.all())
 	st := &app.Status
 	switch {
 	case st.Intent != nil && st.Intent.Revision.Digest == c.digest:
@@ -63,8 +74,7 @@ func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, c
 func (t *turn) place(commit string, desired []apply.Object) candidate {
 	p := &t.w.placed
 	if namespace := namespaceFor(t.app)(schema.GroupKind{}); p.namespace != namespace || !sameSlice(p.of, desired) {
-		c := candidate{objects: t.target.Place(desired, namespaceFor(t.app))}
-		c.digest = apply.Digest(c.objects)
+		c := newCandidate(commit, t.target.Place(desired, namespaceFor(t.app)))
 		if *p = (placed{desired, namespace, c}); !t.target.Knows(desired) {
 			p.of = nil
 		}
@@ -97,7 +107,7 @@ func (e *Engine) keep(ctx context.Context, app *v1alpha1.Application, w *work, w
 			return why
 		}
 		t.live.follow(objects)
-		out = t.tend(ctx, candidate{st.AppliedRevision.Commit, st.AppliedRevision.Digest, objects})
+		out = t.tend(ctx, candidate{commit: st.AppliedRevision.Commit, digest: st.AppliedRevision.Digest, objects: objects})
 	default: // there is nothing to look after, but for what comes late
 		if err := t.putRight(ctx, nil); err != nil {
 			why.class = retry
@@ -131,7 +141,7 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	if err != nil {
 		return failed(retry, reasonRefused, err)
 	}
-	if err := t.pin(app.Status.AppliedRevision, c.objects); err != nil {
+	if err := t.pin(app.Status.AppliedRevision, c); err != nil {
 		return failed(retry, reasonApply, err)
 	}
 	if why := t.tellsOnly(); why != "" && !proof.Plan.Empty() {
@@ -192,11 +202,11 @@ func (t *turn) record(r *v1alpha1.SyncRecord, started time.Time, report apply.Re
 }
 
 // pin keeps the content of a revision that has none kept yet.
-func (t *turn) pin(r *v1alpha1.Revision, objects []apply.Object) error {
+func (t *turn) pin(r *v1alpha1.Revision, c candidate) error {
 	if r == nil || r.Content != "" {
 		return nil
 	}
-	name, err := t.put(objects)
+	name, err := t.put(c.all())
 	if err == nil {
 		r.Content = name
 	}
@@ -211,11 +221,18 @@ func (t *turn) put(objects []apply.Object) (string, error) {
 	return t.cfg.Contents.Put(ownerOf(t.app), content)
 }
 
-// contentOf are the objects of a revision as they were rendered then.
+// contentOf are the objects that a revision declares, as they were rendered then.
 func (t *turn) contentOf(r v1alpha1.Revision) ([]apply.Object, error) {
 	if c := t.w.last; c.digest == r.Digest && len(c.objects) > 0 {
 		return c.objects, nil
 	}
+	all, err := t.kept(r)
+	declared, _ := apply.Split(all)
+	return declared, err
+}
+
+// kept is all that was rendered of a revision, hooks too.
+func (t *turn) kept(r v1alpha1.Revision) ([]apply.Object, error) {
 	content, err := t.cfg.Contents.Get(ownerOf(t.app), r.Content)
 	if err != nil {
 		return nil, fmt.Errorf("content of commit %s: %w", short(r.Commit), err)

@@ -31,7 +31,7 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonUndo, fmt.Sprintf("%s: %s; undoing it: %s", in.Reason, in.Message, err)}
 	}
 	end := intent.Next(intent.Phase(in.Phase), intent.Undone, t.policy())
-	if err := t.sealed(in, end, st.AppliedRevision, touched(images, "deleted", "restored")); err != nil {
+	if err := t.sealed(in, end, st.AppliedRevision, append(touched(images, "deleted", "restored"), ranHooks(in)...)); err != nil {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
 	}
 	st.Inventory, st.Intent = inventoryOf(apply.Restored(base, heldOf(st.Inventory))), nil
@@ -108,6 +108,9 @@ func (e *Engine) tryAgain(app *v1alpha1.Application, request string) {
 		in.Phase = string(intent.Next(intent.Phase(in.Phase), intent.Retried, ""))
 		in.Started, in.Written = now(time.Now()), nil
 		in.Reason, in.Message, in.Remember = "", "", false
+		if in.Hooks != nil {
+			in.Hooks = &v1alpha1.HookRun{Event: in.Hooks.Event}
+		}
 	}
 }
 
@@ -129,7 +132,7 @@ func pinned(app *v1alpha1.Application) (v1alpha1.Revision, bool) {
 func (e *Engine) syncPinned(ctx context.Context, app *v1alpha1.Application, w *work, r v1alpha1.Revision) outcome {
 	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "pin/" + string(app.UID) + "/" + app.Annotations[v1alpha1.AnnotationPin], Actor: askedBy(app),
 		From: app.Status.ObservedCommit, To: r.Commit, Outcome: "Pinned"})
-	objects, err := (&turn{Engine: e, app: app, w: w}).contentOf(r)
+	objects, err := (&turn{Engine: e, app: app, w: w}).kept(r)
 	if err != nil {
 		return failed(stalled, reasonStore, err)
 	}

@@ -38,7 +38,7 @@ func (t *turn) applyWaves(ctx context.Context, r apply.Revision, proof *apply.Pr
 
 // awaitWave says that the next wave has to wait. Waiting counts towards the time that a revision may take to be written.
 func (t *turn) awaitWave(ctx context.Context, in *v1alpha1.Intent, waits string) (outcome, bool) {
-	if time.Since(in.Started.Time) > timeoutOf(t.app) {
+	if time.Since(begun(in)) > timeoutOf(t.app) {
 		return t.fail(ctx, in, reasonUnhealthy, errors.New(waits), true)
 	}
 	return outcome{soon, v1alpha1.Applying, reasonWave, waits}, false

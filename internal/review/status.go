@@ -48,18 +48,35 @@ func Set(ctx context.Context, f Forge, s Status) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	client := github.NewClient(&http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect }}).WithAuthToken(f.Token)
-	client.BaseURL, client.UserAgent = api, "gitopsd"
+	client := f.client(api)
 	state, description := string(s.State), shorten(s.Description)
 	_, _, err = client.Repositories.CreateStatus(ctx, owner, name, s.Commit, &github.RepoStatus{State: &state, Context: &s.Context, Description: &description})
-	var refused *github.ErrorResponse
-	if errors.As(err, &refused) && refused.Response != nil {
-		return fmt.Errorf("set the status of commit %.8s of %s/%s: the forge answers %s (%s); the token has to be allowed to write commit statuses", s.Commit, owner, name, refused.Response.Status, refused.Message)
+	if why := plain(err); why != err {
+		return fmt.Errorf("set the status of commit %.8s of %s/%s: %w; the token has to be allowed to write commit statuses", s.Commit, owner, name, why)
 	}
 	if err != nil {
 		return fmt.Errorf("set the status of commit %.8s of %s/%s: %w", s.Commit, owner, name, err)
 	}
 	return nil
+}
+
+// client speaks to the API at its address and nowhere else.
+func (f Forge) client(api *url.URL) *github.Client {
+	client := github.NewClient(&http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect }})
+	if f.Token != "" {
+		client = client.WithAuthToken(f.Token)
+	}
+	client.BaseURL, client.UserAgent = api, "gitopsd"
+	return client
+}
+
+// plain is an error of the forge in its own words.
+func plain(err error) error {
+	var refused *github.ErrorResponse
+	if errors.As(err, &refused) && refused.Response != nil {
+		return fmt.Errorf("the forge answers %s (%s)", refused.Response.Status, refused.Message)
+	}
+	return err
 }
 
 var errRedirect = errors.New("the forge answers with a redirect, and the token is not sent elsewhere; correct spec.source.commitStatus.url")
