@@ -56,7 +56,7 @@ func (i *instance) start(ctx context.Context) (begun, error) {
 	defer out.Close()
 	i.cmd = exec.Command(program, "up", "--data-dir", i.dir, "--node-name", "bench", "--repo", i.repo, "--ref", "main",
 		"--api-port", "17443", "--agent-port", "21250", "--etcd-port", "23379", "--etcd-peer-port", "23380", "--metrics-port", "21249",
-		"--pod-cidr", "10.62.0.0/16", "--service-cidr", "10.63.0.0/16", "--bridge", "gdbench", "--nft-table", "gdbench", "--cgroup-parent", "/gdbench")
+		"--pod-cidr", "10.62.0.0/16", "--service-cidr", "10.63.0.0/16", "--bridge", "gdbench", "--nft-table", "gdbench", "--cgroup-parent", "/gdbench", "--allow-file-sources")
 	i.cmd.Stdout, i.cmd.Stderr = out, out
 	started := time.Now()
 	if err := i.cmd.Start(); err != nil {

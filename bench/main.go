@@ -24,7 +24,11 @@ const program = "../bin/gitopsd"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx, os.Args[1:]); err != nil {
+	run := func() error { return bench(ctx, os.Args[1:]) }
+	if len(os.Args) == 4 && os.Args[1] == probe {
+		run = func() error { return runProbe(ctx, os.Args[2], os.Args[3]) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -54,6 +58,14 @@ func bench(ctx context.Context, names []string) error {
 	if wanted("start") {
 		if err := startFigures(ctx); err != nil {
 			return err
+		}
+	}
+	if wanted("sources") {
+		if err := sourceFigures(ctx); err != nil {
+			return err
+		}
+		if slices.Equal(names, []string{"sources"}) {
+			return nil
 		}
 	}
 	host, err := serveImages(ctx)

@@ -80,9 +80,26 @@ type Source struct {
 	// password, bearerToken, or identity and known_hosts; caFile besides.
 	// +optional
 	SecretRef *LocalReference `json:"secretRef,omitempty"`
+	// ProxySecretRef names a Secret of the Application's namespace with the proxy that the repository is reached through: address
+	// (http, https or socks5), username and password. Absent: what HTTPS_PROXY and NO_PROXY of gitopsd's environment say.
+	// +optional
+	ProxySecretRef *LocalReference `json:"proxySecretRef,omitempty"`
+	// Submodules has the files of Git submodules read too, at the commits that the repository names.
+	// +optional
+	Submodules bool `json:"submodules,omitempty"`
+	// Verify has only signed commits rendered. Absent: any commit is.
+	// +optional
+	Verify *Verify `json:"verify,omitempty"`
 	// CommitStatus has what became of each commit told where the repository lives. Absent: it is not.
 	// +optional
 	CommitStatus *CommitStatus `json:"commitStatus,omitempty"`
+}
+
+// Verify says whose signature a commit needs.
+type Verify struct {
+	// SecretRef names a Secret of the Application's namespace with the public keys that count: OpenPGP as NAME.asc or NAME.gpg,
+	// SSH as NAME.pub or as lines of allowed_signers.
+	SecretRef LocalReference `json:"secretRef"`
 }
 
 // CommitStatus is how to reach a forge that speaks GitHub's API for commit statuses.
@@ -95,7 +112,7 @@ type CommitStatus struct {
 	SecretRef LocalReference `json:"secretRef"`
 }
 
-// Ref is one of a branch, a tag or a commit.
+// Ref is one of a branch, a tag, a range of versions or a commit.
 //
 // +kubebuilder:validation:MaxProperties=1
 type Ref struct {
@@ -105,6 +122,12 @@ type Ref struct {
 	// Tag to follow; a tag that is moved is followed.
 	// +optional
 	Tag string `json:"tag,omitempty"`
+	// Semver is a range of versions such as 1.x or ">=1.2.0 <2.0.0"; the highest tag in it is followed, with or without a v in
+	// front. Pre-releases count only if the range names one.
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^[-0-9A-Za-z.,|<>=!~^*+ ]*$`
+	// +optional
+	Semver string `json:"semver,omitempty"`
 	// Commit to stay at, as 40 hex digits.
 	// +kubebuilder:validation:Pattern=`^([0-9a-f]{40})?$`
 	// +optional

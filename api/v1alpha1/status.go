@@ -81,6 +81,9 @@ type ApplicationStatus struct {
 	// Source tells of trouble with the repository. Absent: there is none.
 	// +optional
 	Source *SourceTrouble `json:"source,omitempty"`
+	// Signature says who signed the observed commit. Absent when spec.source.verify is, and when the commit does not pass.
+	// +optional
+	Signature *Signature `json:"signature,omitempty"`
 	// Inventory are the objects that this Application made, or is about to make.
 	// +listType=atomic
 	// +optional
@@ -210,6 +213,13 @@ type Rejected struct {
 type SourceTrouble struct {
 	Since   metav1.Time `json:"since"`
 	Message string      `json:"message"`
+}
+
+// Signature is a signature that counts.
+type Signature struct {
+	Commit string `json:"commit"`
+	// Signer is the key's kind, fingerprint and name.
+	Signer string `json:"signer"`
 }
 
 // ObjectReference names an object of the cluster.

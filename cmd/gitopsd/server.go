@@ -13,7 +13,7 @@ import (
 
 // Flags of the server that both of its forms know, and those of an engine on somebody else's cluster.
 var (
-	serverCommon  = []string{"data-dir", "repo", "ref", "path", "git-credentials"}
+	serverCommon  = []string{"data-dir", "repo", "ref", "path", "git-credentials", "allow-file-sources", "source-cache-size", "source-cache-unused"}
 	serverForeign = []string{"kubeconfig", "in-cluster", "namespace", "git-secret", "service-account", "require-service-account", "install-crd", "metrics-address", "lease-duration"}
 )
 
@@ -42,7 +42,7 @@ the earlier one still writes survives.`,
 				own.NoNode = true
 				return daemon.Run(cmd.Context(), own, os.Stderr)
 			}
-			foreign.DataDir, foreign.Root = own.DataDir, own.Root
+			foreign.DataDir, foreign.Root, foreign.Sources = own.DataDir, own.Root, own.Sources
 			return daemon.Serve(cmd.Context(), foreign, os.Stderr)
 		},
 	}

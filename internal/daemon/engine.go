@@ -25,11 +25,14 @@ type engine struct {
 	metrics  *pipeline.Metrics
 
 	requireAccount bool
+	namespace      string // the engine's own
+	options        SourceOptions
 }
 
 func (e engine) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	sources, err := source.Open(ctx, source.Config{Dir: filepath.Join(e.dataDir, "git"), Logger: e.log})
+	sources, err := source.Open(ctx, source.Config{Dir: filepath.Join(e.dataDir, "git"), Logger: e.log,
+		Keep: &source.Keep{Unused: e.options.Unused, MaxBytes: e.options.CacheBytes, Measured: e.metrics.SourceCache}})
 	if err != nil {
 		cancel()
 		return err
@@ -46,5 +49,5 @@ func (e engine) run(ctx context.Context) error {
 	}
 	defer renderer.Close()
 	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: renderer, Contents: e.contents, Ledger: e.ledger,
-		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Log: e.log, Metrics: e.metrics})
+		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Namespace: e.namespace, AllowFiles: e.options.AllowFiles, Log: e.log, Metrics: e.metrics})
 }

@@ -40,6 +40,7 @@ type Options struct {
 	CertificateLife  time.Duration `json:"certificateLife"`
 	AuditLog         bool          `json:"auditLog,omitempty"`
 	Root             RootSource    `json:"root,omitzero"`
+	Sources          SourceOptions `json:"sources,omitzero"`
 
 	NoNode     bool   `json:"noNode,omitempty"`     // control plane and engine alone
 	EngineOnly bool   `json:"engineOnly,omitempty"` // the cluster is somebody else's: the one that Kubeconfig names, or whose pod this is
@@ -65,7 +66,7 @@ func DefaultOptions() Options {
 		APIPort: 6443, AgentPort: 10250, EtcdPort: 2379, EtcdPeerPort: 2380, MetricsPort: 10249,
 		PodCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", NodePortRange: "30000-32767",
 		Bridge: "gitopsd0", Table: "gitopsd", CgroupParent: "/gitopsd",
-		CertificateLife: 365 * 24 * time.Hour,
+		CertificateLife: 365 * 24 * time.Hour, Sources: defaultSourceOptions(),
 	}
 }
 
@@ -90,6 +91,9 @@ func (o *Options) complete() error {
 			return err
 		}
 		o.AdvertiseAddress = ip.String()
+	}
+	if err := o.Sources.complete(); err != nil {
+		return err
 	}
 	return o.check()
 }

@@ -169,6 +169,9 @@ func (l *Look) renderAt(ctx context.Context, app *v1alpha1.Application, rev stri
 	}
 	use := func(s source.Snapshot) error {
 		commit = s.Commit
+		if err := l.preview.Signed(ctx, app, s); err != nil {
+			return err
+		}
 		result, err = l.render(ctx, app, s)
 		return err
 	}

@@ -161,7 +161,8 @@ func (i *instance) runEngine(ctx context.Context, api controlplane.API, registry
 	if err != nil {
 		return err
 	}
-	return engine{client: client, dataDir: i.DataDir, contents: contents, ledger: account, turn: turn, log: i.log, metrics: pipeline.NewMetrics(registry)}.run(ctx)
+	return engine{client: client, dataDir: i.DataDir, contents: contents, ledger: account, turn: turn, log: i.log, metrics: pipeline.NewMetrics(registry),
+		namespace: pipeline.DefaultNamespace, options: i.Sources}.run(ctx)
 }
 
 // readiness is true once this machine's node was Ready.

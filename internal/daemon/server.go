@@ -36,6 +36,7 @@ type ServerOptions struct {
 	InstallCRD     bool   // and the namespace
 	RequireAccount bool   // every Application has to name a service account
 	Root           RootSource
+	Sources        SourceOptions
 	MetricsAddress string
 	LeaseDuration  time.Duration // another process takes over when the leader has not been heard of for so long
 }
@@ -43,7 +44,7 @@ type ServerOptions struct {
 // DefaultServerOptions are those of `gitopsd server --kubeconfig` without further flags.
 func DefaultServerOptions() ServerOptions {
 	o := DefaultOptions()
-	return ServerOptions{DataDir: o.DataDir, InstallCRD: true, MetricsAddress: fmt.Sprintf("127.0.0.1:%d", o.MetricsPort), LeaseDuration: 15 * time.Second}
+	return ServerOptions{DataDir: o.DataDir, InstallCRD: true, MetricsAddress: fmt.Sprintf("127.0.0.1:%d", o.MetricsPort), LeaseDuration: 15 * time.Second, Sources: o.Sources}
 }
 
 // podNamespace is where Kubernetes tells a pod its namespace.
@@ -70,7 +71,7 @@ func (o *ServerOptions) complete() (err error) {
 	if o.LeaseDuration < 2*time.Second {
 		return fmt.Errorf("--lease-duration %s is too short; at least 2s", o.LeaseDuration)
 	}
-	return nil
+	return o.Sources.complete()
 }
 
 func (o *ServerOptions) client() (*rest.Config, error) {
@@ -195,7 +196,7 @@ func (s *server) lead(ctx context.Context) error {
 	}
 	defer account.Close()
 	return engine{client: s.client, dataDir: s.DataDir, contents: contents, ledger: account, turn: turn, log: s.log, metrics: s.metrics,
-		requireAccount: s.RequireAccount}.run(ctx)
+		requireAccount: s.RequireAccount, namespace: s.Namespace, options: s.Sources}.run(ctx)
 }
 
 func (s *server) stores(turn apply.Turn) (*intent.Secrets, *ledger.Ledger, error) {

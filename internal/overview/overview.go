@@ -213,7 +213,7 @@ func objectName(o v1alpha1.ObjectReference) string {
 }
 
 func refName(r v1alpha1.Ref) string {
-	return cmp.Or(r.Branch, r.Tag, r.Commit, "default branch")
+	return cmp.Or(r.Branch, r.Tag, r.Semver, r.Commit, "default branch")
 }
 
 func ago(t metav1.Time, now time.Time) string {

@@ -61,8 +61,11 @@ type Config struct {
 	Turn     apply.Turn // zero for an engine that has the cluster for itself
 	// RequireAccount refuses Applications that name no service account: the engine does nothing with rights of its own.
 	RequireAccount bool
-	Log            *slog.Logger
-	Metrics        *Metrics
+	// Namespace is the engine's own: its Applications may read folders of this machine.
+	Namespace  string
+	AllowFiles bool // all others may too
+	Log        *slog.Logger
+	Metrics    *Metrics
 }
 
 // Engine makes Applications true.

@@ -17,6 +17,8 @@ type Metrics struct {
 	seconds  *prometheus.HistogramVec
 	phases   *prometheus.GaugeVec
 	sourceUp *prometheus.GaugeVec
+	cache    prometheus.Gauge
+	cached   prometheus.Gauge
 }
 
 // NewMetrics registers the engine's metrics.
@@ -30,8 +32,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "1 for the phase that an Application is in."}, []string{"namespace", "name", "phase"}),
 		sourceUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "gitopsd_source_up",
 			Help: "1 when the last look at an Application's repository succeeded."}, []string{"namespace", "name"}),
+		cache: prometheus.NewGauge(prometheus.GaugeOpts{Name: "gitopsd_source_cache_bytes",
+			Help: "What the mirrors of repositories take on disk, as last measured."}),
+		cached: prometheus.NewGauge(prometheus.GaugeOpts{Name: "gitopsd_source_cache_entries",
+			Help: "Repositories of which there is a mirror."}),
 	}
-	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp)
+	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp, m.cache, m.cached)
 	return m
 }
 
@@ -55,6 +61,12 @@ func (m *Metrics) source(k types.NamespacedName, err error) {
 		up = 0
 	}
 	m.sourceUp.WithLabelValues(k.Namespace, k.Name).Set(up)
+}
+
+// SourceCache notes how much is kept of repositories.
+func (m *Metrics) SourceCache(bytes int64, entries int) {
+	m.cache.Set(float64(bytes))
+	m.cached.Set(float64(entries))
 }
 
 func (m *Metrics) forget(k types.NamespacedName) {

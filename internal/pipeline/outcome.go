@@ -56,6 +56,8 @@ const (
 	reasonCycle      = "DependencyCycle"
 	reasonFetching   = "Fetching"
 	reasonSource     = "SourceUnavailable"
+	reasonFiles      = "SourceRefused"
+	reasonSignature  = "SignatureInvalid"
 	reasonRender     = "RenderFailed"
 	reasonEmpty      = "NothingLeft"
 	reasonRefused    = "ObjectsRefused"

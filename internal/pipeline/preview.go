@@ -44,6 +44,12 @@ func (p *Preview) Source(ctx context.Context, app *v1alpha1.Application) (source
 	return p.engine.sourceSpec(ctx, app)
 }
 
+// Signed says why the engine would not render a snapshot; nil when the Application wants no signatures, or it has one that counts.
+func (p *Preview) Signed(ctx context.Context, app *v1alpha1.Application, s source.Snapshot) error {
+	_, err := p.engine.signerOf(ctx, app, s)
+	return err
+}
+
 // Plan says what a sync of these objects would change. Revision is what they are called: a commit, or a folder.
 func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision string, rendered []render.Object) (diff.Plan, error) {
 	held := heldOf(app.Status.Inventory)

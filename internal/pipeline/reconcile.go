@@ -54,12 +54,19 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		w.decline(app)
 		return out
 	}
+	if err := e.refuseFiles(app); err != nil {
+		w.decline(app)
+		return e.keep(ctx, app, w, failed(stalled, reasonFiles, err))
+	}
 	snapshot, out, ok := e.source(ctx, app, w)
 	if !ok {
 		return out
 	}
 	if r, ok := pinned(app); ok {
 		return e.syncPinned(ctx, app, w, r)
+	}
+	if err := e.verifySignature(ctx, app, snapshot); err != nil {
+		return e.keep(ctx, app, w, failed(retry, reasonSignature, err))
 	}
 	desired, err := e.render(ctx, app, w, snapshot)
 	if err != nil {

@@ -37,7 +37,7 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	}
 	if w.rendered.options == string(options) && w.rendered.err == nil && len(w.rendered.inputs) > 0 && w.rendered.inputs.Match(s.FS) {
 		w.rendered.commit = s.Commit // a commit that concerns others
-		e.readers.note(keyOf(app), s, w.rendered.inputs)
+		e.noteReading(app, s, w.rendered.inputs)
 		return w.rendered.objects, nil
 	}
 	result, err := e.cfg.Renderer.Render(ctx, req)
@@ -55,7 +55,7 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 		return nil, err // no fault of the files: worth another try
 	}
 	w.rendered = r
-	e.readers.note(keyOf(app), s, r.inputs)
+	e.noteReading(app, s, r.inputs)
 	return r.objects, r.err
 }
 

@@ -61,6 +61,15 @@ func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec)
 	return nil
 }
 
+// refuseFiles keeps Applications of tenants away from the folders of this machine.
+func (e *Engine) refuseFiles(app *v1alpha1.Application) error {
+	if e.cfg.AllowFiles || app.Namespace == e.cfg.Namespace || !source.Local(app.Spec.Source.Repo) {
+		return nil
+	}
+	return fmt.Errorf("spec.source.repo %s is a folder of the machine that gitopsd runs on, which Applications of namespace %s alone may read; "+
+		"name a repository by https or ssh, or start gitopsd with --allow-file-sources", app.Spec.Source.Repo, e.cfg.Namespace)
+}
+
 // hear notes an event and returns the one before.
 func (w *work) hear(ev source.Event) (before source.Event) {
 	w.mu.Lock()
@@ -78,28 +87,50 @@ func (w *work) event() source.Event {
 // sourceSpec is what to read, with the credentials that the Application names.
 func (e *Engine) sourceSpec(ctx context.Context, app *v1alpha1.Application) (source.Spec, error) {
 	s := app.Spec.Source
-	spec := source.Spec{URL: s.Repo, Ref: source.Ref{Branch: s.Ref.Branch, Tag: s.Ref.Tag, Commit: s.Ref.Commit}}
-	if s.SecretRef == nil {
-		return spec, nil
-	}
-	secret, err := e.kube.CoreV1().Secrets(app.Namespace).Get(ctx, s.SecretRef.Name, metav1.GetOptions{})
-	if user := userOf(app); user != "" && apierrors.IsForbidden(err) { // an engine with few rights: then by those of the Application
-		kube, asErr := e.kubeAs(user)
-		if asErr != nil {
-			return spec, asErr
+	spec := source.Spec{URL: s.Repo, Submodules: s.Submodules,
+		Ref: source.Ref{Branch: s.Ref.Branch, Tag: s.Ref.Tag, Semver: s.Ref.Semver, Commit: s.Ref.Commit}}
+	if s.SecretRef != nil {
+		data, err := e.secretOf(ctx, app, "spec.source.secretRef", s.SecretRef.Name)
+		if err != nil {
+			return spec, err
 		}
-		secret, err = kube.CoreV1().Secrets(app.Namespace).Get(ctx, s.SecretRef.Name, metav1.GetOptions{})
+		if spec.Credentials, err = source.CredentialsFromSecret(data); err != nil {
+			return spec, fmt.Errorf("Secret %s/%s: %w", app.Namespace, s.SecretRef.Name, err)
+		}
 	}
-	if apierrors.IsNotFound(err) {
-		return spec, fmt.Errorf("spec.source.secretRef: there is no Secret %s in namespace %s; create it", s.SecretRef.Name, app.Namespace)
-	}
-	if err != nil {
-		return spec, fmt.Errorf("read Secret %s/%s: %w", app.Namespace, s.SecretRef.Name, err)
-	}
-	if spec.Credentials, err = source.CredentialsFromSecret(secret.Data); err != nil {
-		return spec, fmt.Errorf("Secret %s/%s: %w", app.Namespace, s.SecretRef.Name, err)
+	if s.ProxySecretRef != nil {
+		data, err := e.secretOf(ctx, app, "spec.source.proxySecretRef", s.ProxySecretRef.Name)
+		if err != nil {
+			return spec, err
+		}
+		if spec.Credentials == nil {
+			spec.Credentials = &source.Credentials{}
+		}
+		if spec.Credentials.Proxy, err = source.ProxyFromSecret(data); err != nil {
+			return spec, fmt.Errorf("Secret %s/%s: %w", app.Namespace, s.ProxySecretRef.Name, err)
+		}
 	}
 	return spec, nil
+}
+
+// secretOf reads a Secret of the Application's namespace that a field of its spec names: by the engine's rights, or by
+// those of the Application when the engine has few.
+func (e *Engine) secretOf(ctx context.Context, app *v1alpha1.Application, field, name string) (map[string][]byte, error) {
+	secret, err := e.kube.CoreV1().Secrets(app.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if user := userOf(app); user != "" && apierrors.IsForbidden(err) {
+		kube, asErr := e.kubeAs(user)
+		if asErr != nil {
+			return nil, asErr
+		}
+		secret, err = kube.CoreV1().Secrets(app.Namespace).Get(ctx, name, metav1.GetOptions{})
+	}
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("%s: there is no Secret %s in namespace %s; create it", field, name, app.Namespace)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Secret %s/%s: %w", app.Namespace, name, err)
+	}
+	return secret.Data, nil
 }
 
 // honourSyncRequest asks the repository and looks at every object anew when `gitopsd sync` asked for it. The question

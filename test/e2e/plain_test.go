@@ -91,7 +91,8 @@ func (c *plainCluster) end() {
 
 // guest are the arguments of an instance on a cluster that is somebody else's.
 func (i *instance) guest(kubeconfig string, flags ...string) []string {
-	return append([]string{"server", "--kubeconfig", kubeconfig, "--data-dir", i.dir, "--metrics-address", fmt.Sprintf("127.0.0.1:%d", i.port(4))}, flags...)
+	return append([]string{"server", "--kubeconfig", kubeconfig, "--data-dir", i.dir, "--allow-file-sources",
+		"--metrics-address", fmt.Sprintf("127.0.0.1:%d", i.port(4))}, flags...)
 }
 
 // kubeconfigOf writes a kubeconfig of another user of the cluster's, by the certificate of this name.

@@ -106,7 +106,7 @@ func (b *bareAPI) engine(t testing.TB, dir, namespace string, wrap func(http.Rou
 	done := make(chan error, 1)
 	go func() {
 		err := pipeline.Run(ctx, pipeline.Config{Client: cfg, Sources: sources, Renderer: b.pool, Contents: contents, Ledger: account, Turn: turn,
-			Log: slog.New(slog.DiscardHandler), Metrics: pipeline.NewMetrics(prometheus.NewRegistry())})
+			AllowFiles: true, Log: slog.New(slog.DiscardHandler), Metrics: pipeline.NewMetrics(prometheus.NewRegistry())})
 		sources.Wait()
 		done <- errors.Join(err, account.Close())
 	}()

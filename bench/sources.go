@@ -1,0 +1,244 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/cgi"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gitopsd/gitopsd/internal/source"
+)
+
+// probe is the argument by which bench starts itself as a process that does nothing but read a repository: its memory is
+// that of the daemon's source part.
+const probe = "source-probe"
+
+const (
+	historyCommits = 1000
+	historyBlob    = 1 << 20 // bytes that no compression makes less
+)
+
+// sourceFigures fetch a repository of 1 GB, in its history or at its tip, and one commit more; git clone beside it.
+func sourceFigures(ctx context.Context) error {
+	root, err := os.MkdirTemp("/var/tmp", "gdbench-git-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(root)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: &cgi.Handler{Path: "/usr/lib/git-core/git-http-backend", Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "HOME=/nonexistent"}, Stderr: io.Discard}}
+	go server.Serve(l)
+	defer server.Close()
+	for _, shape := range []struct {
+		name string
+		tip  bool
+	}{{"1 GB of history", false}, {"1 GB at the tip", true}} {
+		repo := filepath.Join(root, strings.ReplaceAll(shape.name, " ", "-"))
+		if err := largeRepository(ctx, repo, shape.tip); err != nil {
+			return err
+		}
+		if err := fetchFigures(ctx, shape.name, repo, "http://"+l.Addr().String()+"/"+filepath.Base(repo), shape.tip); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(repo); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fetchFigures(ctx context.Context, name, repo, url string, tip bool) error {
+	aim := "200 MiB"
+	refs := map[string]source.Ref{"": {Branch: "main"}}
+	if !tip {
+		out, err := exec.CommandContext(ctx, "git", "-C", repo, "rev-parse", "main~500").Output()
+		if err != nil {
+			return err
+		}
+		refs[", a commit in its middle (all of it comes)"] = source.Ref{Commit: strings.TrimSpace(string(out))}
+	}
+	for what, ref := range refs {
+		first, second, err := probeSource(ctx, url, ref, func() error { return oneMore(ctx, repo) })
+		if err != nil {
+			return err
+		}
+		row(name+what+": first fetch", fmt.Sprintf("%.2f s", first.Took.Seconds()), "")
+		row(name+what+": most resident memory", fmt.Sprintf("%d MiB", first.Peak>>10), aim)
+		row(name+what+": one commit more", fmt.Sprintf("%.2f s", second.Took.Seconds()), "")
+		row(name+what+": most resident memory meanwhile", fmt.Sprintf("%d MiB", second.Peak>>10), aim)
+		row(name+what+": on disk", fmt.Sprintf("%d MiB", second.Disk>>20), "")
+	}
+	for _, args := range [][]string{{"clone", "-q", "--bare"}, {"clone", "-q", "--bare", "--depth", "1"}} {
+		dir := filepath.Join(filepath.Dir(repo), "clone")
+		cmd := exec.CommandContext(ctx, "git", append(args, url, dir)...)
+		started := time.Now()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("git %v: %w: %s", args, err, out)
+		}
+		took := time.Since(started)
+		row(name+": git "+strings.Join(args, " "), fmt.Sprintf("%.2f s", took.Seconds()), "")
+		row(name+": git "+strings.Join(args, " ")+", most resident memory", fmt.Sprintf("%d MiB", cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss>>10), "")
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// largeRepository writes a bare repository by git fast-import: each commit has one blob of noise, in a file of its own or
+// always in the same.
+func largeRepository(ctx context.Context, dir string, keep bool) error {
+	if out, err := exec.CommandContext(ctx, "git", "init", "-q", "--bare", "-b", "main", dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("git init: %w: %s", err, out)
+	}
+	cmd := exec.CommandContext(ctx, "git", "-C", dir, "fast-import", "--quiet")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	noise := rand.NewChaCha8([32]byte{1})
+	w := bufio.NewWriter(in)
+	blob := make([]byte, historyBlob)
+	for i := range historyCommits {
+		noise.Read(blob)
+		name := "data"
+		if keep {
+			name = fmt.Sprintf("data/%d", i)
+		}
+		fmt.Fprintf(w, "commit refs/heads/main\ncommitter Ann <ann@example.org> %d +0000\ndata 1\nx\nM 100644 inline %s\ndata %d\n", 1_700_000_000+i, name, len(blob))
+		w.Write(blob)
+		fmt.Fprintf(w, "\nM 100644 inline app.yaml\ndata <<END\n%sEND\n\n", smallManifest(i))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	in.Close()
+	return cmd.Wait()
+}
+
+func smallManifest(i int) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {i: \"%d\"}\n", i)
+}
+
+// oneMore pushes a commit that changes the manifest.
+func oneMore(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "git", "-C", dir, "fast-import", "--quiet")
+	cmd.Stdin = strings.NewReader(fmt.Sprintf("commit refs/heads/main\ncommitter Ann <ann@example.org> %d +0000\ndata 1\nx\nfrom refs/heads/main^0\nM 100644 inline app.yaml\ndata <<END\n%sEND\n\n",
+		time.Now().Unix(), smallManifest(-1)))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("git fast-import: %w: %s", err, out)
+	}
+	return nil
+}
+
+// probed is what a probe tells after each fetch.
+type probed struct {
+	Took time.Duration
+	Peak int64 // KiB
+	Disk int64
+}
+
+// probeSource has a process of its own fetch, and after more was called fetch again.
+func probeSource(ctx context.Context, url string, ref source.Ref, more func() error) (first, second probed, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return first, second, err
+	}
+	asked, err := json.Marshal(ref)
+	if err != nil {
+		return first, second, err
+	}
+	cmd := exec.CommandContext(ctx, self, probe, url, string(asked))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return first, second, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return first, second, err
+	}
+	if err := cmd.Start(); err != nil {
+		return first, second, err
+	}
+	answers := json.NewDecoder(out)
+	if err = answers.Decode(&first); err == nil {
+		if err = more(); err == nil {
+			in.Close()
+			err = answers.Decode(&second)
+		}
+	}
+	if ended := cmd.Wait(); err == nil {
+		err = ended
+	}
+	return first, second, err
+}
+
+// runProbe is the other process.
+func runProbe(ctx context.Context, url, asked string) error {
+	dir, err := os.MkdirTemp("/var/tmp", "gdbench-probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var ref source.Ref
+	if err := json.Unmarshal([]byte(asked), &ref); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	store, err := source.Open(ctx, source.Config{Dir: dir})
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer store.Wait()
+	defer cancel()
+	out := json.NewEncoder(os.Stdout)
+	for range 2 {
+		_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) // the high-water mark begins anew
+		started := time.Now()
+		snapshot, err := store.Snapshot(ctx, source.Spec{URL: url, Ref: ref})
+		if err != nil {
+			return err
+		}
+		took := time.Since(started)
+		if _, err := snapshot.FS.Open("app.yaml"); err != nil {
+			return err
+		}
+		if err := out.Encode(probed{took, peak(os.Getpid()), folderSize(dir)}); err != nil {
+			return err
+		}
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}
+	return nil
+}
+
+func folderSize(dir string) (sum int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += info.Size()
+			}
+		}
+		return nil
+	})
+	return sum
+}
