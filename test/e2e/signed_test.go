@@ -80,7 +80,7 @@ func TestSignedCommits(t *testing.T) {
 	}
 	refused(r.commit(t, "not signed", map[string]string{"c.yaml": configMap("c", "k", "two")}), "it is not signed")
 	refused(r.sign(t, bob), "none of the given keys")
-	if out, code := i.run("plan", name, "-n", name, "--rev", r.head(t)); code == 0 || !strings.Contains(out, "none of the given keys") {
+	if out, code := i.run("plan", name+"/"+name, "--rev", r.head(t)); code == 0 || !strings.Contains(out, "none of the given keys") {
 		t.Errorf("plan: exit code %d\n%s", code, out)
 	}
 	_, err := i.kube.CoreV1().ConfigMaps(name).Patch(ctx(t), "c", types.MergePatchType, []byte(`{"data":{"k":"by hand"}}`), metav1.PatchOptions{})
@@ -145,8 +145,9 @@ func TestVersionsAndSubmodules(t *testing.T) {
 
 	a.patch(t, `{"spec":{"source":{"ref":{"semver":"3.x"}}}}`)
 	eventually(t, 30*time.Second, "the status says what tags there are", func() error {
-		if m := a.get(t).Status.Message; !strings.Contains(m, `no tag is in the range "3.x"; the highest are "1.1.0", "v1.0.0"`) {
-			return fmt.Errorf("message: %s", m)
+		trouble := a.get(t).Status.Source
+		if trouble == nil || !strings.Contains(trouble.Message, `no tag is in the range "3.x"; the highest are "1.1.0", "v1.0.0"`) {
+			return fmt.Errorf("source: %+v", trouble)
 		}
 		return nil
 	})
