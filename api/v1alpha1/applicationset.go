@@ -37,6 +37,7 @@ type ApplicationSetList struct {
 type ApplicationSetSpec struct {
 	// Generators give the parameters; those of all of them are put together.
 	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
 	// +listType=atomic
 	Generators []Generator `json:"generators"`
 	// Template is an Application in which every text may hold actions, such as {{ .path.basename }}.
@@ -87,7 +88,7 @@ type TemplateMetadata struct {
 
 // Generator gives sets of parameters. Exactly one of its kinds is set, beside values.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.list), has(self.directories), has(self.files), has(self.branches), has(self.pullRequests), has(self.clusters)].filter(x, x).size() == 1",message="exactly one of list, directories, files, branches, pullRequests and clusters has to be set"
+// +kubebuilder:validation:XValidation:rule="(has(self.list) ? 1 : 0) + (has(self.directories) ? 1 : 0) + (has(self.files) ? 1 : 0) + (has(self.branches) ? 1 : 0) + (has(self.pullRequests) ? 1 : 0) + (has(self.clusters) ? 1 : 0) == 1",message="exactly one of list, directories, files, branches, pullRequests and clusters has to be set"
 type Generator struct {
 	// +optional
 	List *ListGenerator `json:"list,omitempty"`

@@ -49,7 +49,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(upCommand(), serverCommand(), installCommand(), downCommand(), uninstallCommand(), serviceCommand(), statusCommand(), syncCommand(), planCommand(), driftCommand(),
+	cmd.AddCommand(upCommand(), serverCommand(), installCommand(), downCommand(), uninstallCommand(), serviceCommand(), statusCommand(), syncCommand(), planCommand(), generateCommand(), driftCommand(),
 		suspendCommand(), resumeCommand(), historyCommand(), rollbackCommand(), auditCommand(), renderCommand(), imageCommand(), kubectlCommand(), versionCommand())
 	return cmd
 }

@@ -13,7 +13,7 @@ import (
 
 // Flags of the server that both of its forms know, and those of an engine on somebody else's cluster.
 var (
-	serverCommon  = []string{"data-dir", "repo", "ref", "path", "git-credentials", "allow-file-sources", "source-cache-size", "source-cache-unused"}
+	serverCommon  = []string{"data-dir", "repo", "ref", "path", "git-credentials", "allow-file-sources", "source-cache-size", "source-cache-unused", "webhook-address", "webhook-tls-cert", "webhook-tls-key"}
 	serverForeign = []string{"kubeconfig", "in-cluster", "namespace", "git-secret", "service-account", "require-service-account", "install-crd", "metrics-address", "lease-duration"}
 )
 

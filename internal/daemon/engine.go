@@ -6,11 +6,13 @@ import (
 	"path/filepath"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/appset"
 	"github.com/gitopsd/gitopsd/internal/bundle"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/review"
 	"github.com/gitopsd/gitopsd/internal/source"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 )
 
@@ -48,6 +50,25 @@ func (e engine) run(ctx context.Context) error {
 		return err
 	}
 	defer renderer.Close()
+	api, err := pipeline.RESTClient(e.client)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return e.hearWebhooks(ctx, sources.Trigger) })
+	group.Go(func() error {
+		return appset.Run(ctx, appset.Config{Client: e.client, API: api, Sources: sources, Turn: e.turn.Valid, Allowed: e.mayRead, Log: e.log})
+	})
+	group.Go(func() error { return e.runPipeline(ctx, sources, renderer) })
+	return group.Wait()
+}
+
+func (e engine) runPipeline(ctx context.Context, sources *source.Store, renderer *render.Pool) error {
 	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: renderer, Contents: e.contents, Ledger: e.ledger,
 		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Namespace: e.namespace, AllowFiles: e.options.AllowFiles, Log: e.log, Metrics: e.metrics})
+}
+
+// mayRead keeps ApplicationSets of tenants away from the folders of this machine.
+func (e engine) mayRead(namespace, repo string) error {
+	return pipeline.RefuseFiles(e.options.AllowFiles || namespace == e.namespace, repo, e.namespace)
 }

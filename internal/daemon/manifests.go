@@ -67,8 +67,17 @@ func (i Install) Manifests() (string, error) {
 		Arguments []string
 		Tenants   []string
 		CRD       string
-	}{i, args, slices.Compact(tenants), strings.TrimPrefix(strings.TrimSpace(string(v1alpha1.CRD)), "---\n")})
+	}{i, args, slices.Compact(tenants), definitions()})
 	return b.String(), err
+}
+
+// definitions are the custom resource definitions, as documents.
+func definitions() string {
+	var out []string
+	for _, crd := range [][]byte{v1alpha1.CRD, v1alpha1.SetCRD} {
+		out = append(out, strings.TrimPrefix(strings.TrimSpace(string(crd)), "---\n"))
+	}
+	return strings.Join(out, "\n---\n")
 }
 
 // RootAccount is the service account as which the first Application acts inside a cluster.

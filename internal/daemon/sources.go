@@ -14,6 +14,8 @@ type SourceOptions struct {
 	Unused     time.Duration `json:"unused,omitempty"`     // a mirror that nobody used for so long is deleted
 	CacheSize  string        `json:"cacheSize,omitempty"`  // a quantity, as Kubernetes writes them
 	CacheBytes int64         `json:"-"`
+
+	Webhook WebhookOptions `json:"webhook,omitzero"`
 }
 
 func defaultSourceOptions() SourceOptions {
@@ -31,5 +33,5 @@ func (o *SourceOptions) complete() error {
 		return fmt.Errorf("--source-cache-size %q is no size of at least 1Mi; write one such as 10Gi", o.CacheSize)
 	}
 	o.CacheBytes = size.Value()
-	return nil
+	return o.Webhook.check()
 }

@@ -19,6 +19,7 @@ type Metrics struct {
 	sourceUp *prometheus.GaugeVec
 	cache    prometheus.Gauge
 	cached   prometheus.Gauge
+	webhooks *prometheus.CounterVec
 }
 
 // NewMetrics registers the engine's metrics.
@@ -37,7 +38,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		cached: prometheus.NewGauge(prometheus.GaugeOpts{Name: "gitopsd_source_cache_entries",
 			Help: "Repositories of which there is a mirror."}),
 	}
-	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp, m.cache, m.cached)
+	m.webhooks = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gitopsd_webhooks_total",
+		Help: "Requests to /hooks, by kind of sender and what became of them."}, []string{"kind", "outcome"})
+	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp, m.cache, m.cached, m.webhooks)
 	return m
 }
 
@@ -68,6 +71,9 @@ func (m *Metrics) SourceCache(bytes int64, entries int) {
 	m.cache.Set(float64(bytes))
 	m.cached.Set(float64(entries))
 }
+
+// Webhook counts a request to /hooks.
+func (m *Metrics) Webhook(kind, outcome string) { m.webhooks.WithLabelValues(kind, outcome).Inc() }
 
 func (m *Metrics) forget(k types.NamespacedName) {
 	for _, v := range []interface {

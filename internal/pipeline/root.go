@@ -25,14 +25,34 @@ import (
 // installer is the field manager of what gitopsd itself puts into the API, apart from what repositories declare.
 const installer = "gitopsd-install"
 
-// Install makes the API know Applications, and waits until it serves them.
+// Install makes the API know Applications and ApplicationSets, and waits until it serves them.
 func Install(ctx context.Context, cfg *rest.Config) error {
 	d, err := dynamic.NewForConfig(cfg)
 	if err != nil {
 		return err
 	}
+	for _, definition := range []struct {
+		crd      []byte
+		resource string
+	}{{v1alpha1.CRD, applicationResource}, {v1alpha1.SetCRD, "applicationsets"}} {
+		if err := install(ctx, d, definition.crd); err != nil {
+			return err
+		}
+		served := d.Resource(v1alpha1.GroupVersion.WithResource(definition.resource))
+		err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+			_, err := served.List(ctx, metav1.ListOptions{Limit: 1})
+			return err == nil, nil
+		})
+		if err != nil {
+			return fmt.Errorf("wait until the API serves %s: %w", definition.resource, err)
+		}
+	}
+	return nil
+}
+
+func install(ctx context.Context, d dynamic.Interface, definition []byte) error {
 	crd := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal(v1alpha1.CRD, &crd.Object); err != nil {
+	if err := yaml.Unmarshal(definition, &crd.Object); err != nil {
 		return fmt.Errorf("read our own custom resource definition: %w", err)
 	}
 	body, err := crd.MarshalJSON()
@@ -42,15 +62,7 @@ func Install(ctx context.Context, cfg *rest.Config) error {
 	crds := d.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	force := true
 	if _, err := crds.Patch(ctx, crd.GetName(), types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: installer, Force: &force}); err != nil {
-		return fmt.Errorf("install the definition of Application: %w", err)
-	}
-	apps := d.Resource(v1alpha1.GroupVersion.WithResource(applicationResource))
-	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-		_, err := apps.List(ctx, metav1.ListOptions{Limit: 1})
-		return err == nil, nil
-	})
-	if err != nil {
-		return fmt.Errorf("wait until the API serves Applications: %w", err)
+		return fmt.Errorf("install the definition %s: %w", crd.GetName(), err)
 	}
 	return nil
 }

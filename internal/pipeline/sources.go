@@ -63,11 +63,16 @@ func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec)
 
 // refuseFiles keeps Applications of tenants away from the folders of this machine.
 func (e *Engine) refuseFiles(app *v1alpha1.Application) error {
-	if e.cfg.AllowFiles || app.Namespace == e.cfg.Namespace || !source.Local(app.Spec.Source.Repo) {
+	return RefuseFiles(e.cfg.AllowFiles || app.Namespace == e.cfg.Namespace, app.Spec.Source.Repo, e.cfg.Namespace)
+}
+
+// RefuseFiles is the error for a repository that is a folder of this machine, unless that is allowed. Own is the engine's namespace.
+func RefuseFiles(allowed bool, repo, own string) error {
+	if allowed || !source.Local(repo) {
 		return nil
 	}
-	return fmt.Errorf("spec.source.repo %s is a folder of the machine that gitopsd runs on, which Applications of namespace %s alone may read; "+
-		"name a repository by https or ssh, or start gitopsd with --allow-file-sources", app.Spec.Source.Repo, e.cfg.Namespace)
+	return fmt.Errorf("repo %s is a folder of the machine that gitopsd runs on, which Applications of namespace %s alone may read; "+
+		"name a repository by https or ssh, or start gitopsd with --allow-file-sources", repo, own)
 }
 
 // hear notes an event and returns the one before.

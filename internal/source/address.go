@@ -158,6 +158,15 @@ func (a address) String() string {
 	return (&url.URL{Scheme: a.scheme, Host: a.host, Path: a.path}).String()
 }
 
+// name is what a repository is called whatever the way to it: host and path, without scheme, user, port and the ending .git. Two repositories may share one.
+func (a address) name() string {
+	host := a.host
+	if at := strings.LastIndexByte(host, ':'); at > strings.LastIndexByte(host, ']') {
+		host = host[:at]
+	}
+	return strings.ToLower(host + "/" + strings.TrimSuffix(strings.Trim(a.path, "/"), ".git"))
+}
+
 // userinfo is how a user and a password are written in a URL.
 func userinfo(user, password string) string {
 	if password == "" {

@@ -163,7 +163,7 @@ func (s *Store) Trigger(repo string) int {
 	defer s.mu.Unlock()
 	n := 0
 	for _, r := range s.remotes {
-		if r.addr.String() == a.String() {
+		if r.addr.name() == a.name() {
 			r.trigger()
 			n++
 		}

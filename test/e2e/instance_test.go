@@ -83,7 +83,8 @@ func (i *instance) up() []string {
 		"--etcd-peer-port", strconv.Itoa(i.port(3)), "--metrics-port", strconv.Itoa(i.port(4)),
 		"--pod-cidr", fmt.Sprintf("10.%d.0.0/17", i.n), "--service-cidr", i.services(),
 		"--node-port-range", fmt.Sprintf("%d-%d", from, to),
-		"--bridge", i.bridge, "--nft-table", i.table, "--cgroup-parent", i.cgroup, "--audit-log", "--allow-file-sources"}
+		"--bridge", i.bridge, "--nft-table", i.table, "--cgroup-parent", i.cgroup, "--audit-log", "--allow-file-sources",
+		"--webhook-address", fmt.Sprintf("127.0.0.1:%d", i.port(9))}
 	if i.repo != nil {
 		args = append(args, "--repo", i.repo.dir, "--ref", "main", "--path", i.repo.path)
 	}

@@ -92,6 +92,7 @@ func (c *plainCluster) end() {
 // guest are the arguments of an instance on a cluster that is somebody else's.
 func (i *instance) guest(kubeconfig string, flags ...string) []string {
 	return append([]string{"server", "--kubeconfig", kubeconfig, "--data-dir", i.dir, "--allow-file-sources",
+		"--webhook-address", fmt.Sprintf("127.0.0.1:%d", i.port(9)),
 		"--metrics-address", fmt.Sprintf("127.0.0.1:%d", i.port(4))}, flags...)
 }
 

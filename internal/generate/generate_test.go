@@ -1,0 +1,202 @@
+package generate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/yaml"
+)
+
+func setOf(t *testing.T, text string) *v1alpha1.ApplicationSet {
+	t.Helper()
+	set := &v1alpha1.ApplicationSet{}
+	if err := yaml.UnmarshalStrict([]byte(text), set); err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+const perFolder = `
+metadata: {name: folders, namespace: team}
+spec:
+  generators: [{list: {elements: []}}]
+  template:
+    metadata: {name: 'app-{{ .path.basenameNormalized }}', labels: {team: '{{ .team | default "none" }}'}}
+    spec:
+      source: {repo: https://git.example.com/infra, path: '{{ .path.path }}', interval: 30s}
+      destination: {namespace: '{{ .path.basename | lower }}'}
+      sync: {prune: true, timeout: 5m}
+`
+
+func folder(path string) Params {
+	return Params{"path": pathParams(path), "team": "blue"}
+}
+
+func TestWanted(t *testing.T) {
+	apps, err := Wanted(setOf(t, perFolder), []Params{folder("apps/Web_1"), folder("apps/api")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(apps) != 2 || apps[0].Name != "app-api" || apps[1].Name != "app-web-1" {
+		t.Fatalf("made %v", apps)
+	}
+	web := apps[1]
+	if web.Namespace != "team" || web.Spec.Source.Path != "apps/Web_1" || web.Spec.Destination.Namespace != "web_1" || web.Labels["team"] != "blue" || web.Labels[SetLabel] != "folders" {
+		t.Errorf("made %+v", web)
+	}
+}
+
+func TestFaultsAreToldWithTheirPlace(t *testing.T) {
+	template := func(name, spec string) string {
+		return "metadata: {name: s, namespace: n}\nspec: {generators: [], template: {metadata: {name: " + fmt.Sprintf("%q", name) + "}, spec: " + spec + "}}\n"
+	}
+	const good = "{source: {repo: r}}"
+	for name, c := range map[string]struct{ set, want string }{
+		"a missing parameter": {template("{{ .path.base }}", good), `spec.template.metadata.name uses the parameter "base", which is not among those of this set: path, team`},
+		"no name":             {template("Ä{{ .team }}", good), `spec.template.metadata.name becomes "Äblue", which is no name`},
+		"an unknown field":    {template("a", "{source: {repos: r}}"), `unknown field "repos"`},
+		"a wrong type":        {template("a", "{source: {repo: 1}}"), "Application a is not that of an Application"},
+		"a loop":              {template("{{ range .path.segments }}x{{ end }}", good), "is not allowed"},
+		"a definition":        {template(`{{ define "x" }}{{ template "x" }}{{ end }}a`, good), "no range, define or template"},
+		"a hidden loop":       {template("{{ if .team }}{{ with .team }}{{ range .path.segments }}x{{ end }}{{ end }}{{ end }}", good), "is not allowed"},
+		"printf":              {template(`{{ printf "%1000000000d" 1 }}`, good), "the function printf is not there"},
+		"no template":         {template("{{ .team", good), "spec.template.metadata.name"},
+		"the same name":       {template("a", good), "two sets of parameters make the Application a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			params := []Params{folder("a")}
+			if name == "the same name" {
+				params = append(params, folder("b"))
+			}
+			if _, err := Wanted(setOf(t, c.set), params); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error: %v", err)
+			}
+		})
+	}
+}
+
+func TestEveryFaultIsToldAtOnce(t *testing.T) {
+	set := setOf(t, "metadata: {name: s}\nspec: {generators: [], template: {metadata: {name: '{{ .name }}'}, spec: {source: {repo: r, path: '{{ .folder }}'}}}}\n")
+	_, err := Wanted(set, []Params{{"name": "A"}, {"name": "b"}, {}})
+	for _, want := range []string{`becomes "A"`, `"folder"`, `"name"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not told: %v", want, err)
+		}
+	}
+}
+
+// Text that doubles with every step ends in an error, not in all memory.
+func TestTextIsBounded(t *testing.T) {
+	text := "{{ .x }}"
+	for range 12 {
+		text = `{{ replace "a" "aaaaaaaaaaaaaaaa" .x }}` + text
+	}
+	set := setOf(t, "metadata: {name: s}\nspec: {generators: [], template: {metadata: {name: a, annotations: {a: "+fmt.Sprintf("%q", text)+"}}, spec: {source: {repo: r}}}}\n")
+	if _, err := Wanted(set, []Params{{"x": strings.Repeat("a", 60000)}}); err == nil || !strings.Contains(err.Error(), "long") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestPatterns(t *testing.T) {
+	tree := fstest.MapFS{}
+	for _, f := range []string{"apps/web/a.yaml", "apps/api/prod/config.json", "apps/old/a.yaml", ".git/x/y", "infra/a.yaml"} {
+		tree[f] = &fstest.MapFile{Data: []byte("{name: x}")}
+	}
+	for _, c := range []struct {
+		patterns string
+		want     string
+	}{
+		{"[{path: apps/*}]", "apps/api apps/old apps/web"},
+		{"[{path: apps/*}, {path: apps/old, exclude: true}]", "apps/api apps/web"},
+		{"[{path: '**/prod'}]", "apps/api/prod"},
+		{"[{path: '**'}]", "apps apps/api apps/api/prod apps/old apps/web infra"},
+		{"[{path: none/*}]", ""},
+		{"[{path: /apps/web/}]", "apps/web"},
+	} {
+		var patterns []v1alpha1.PathPattern
+		if err := yaml.Unmarshal([]byte(c.patterns), &patterns); err != nil {
+			t.Fatal(err)
+		}
+		params, err := Directories(tree, patterns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range params {
+			got = append(got, p["path"].(map[string]any)["path"].(string))
+		}
+		if text := strings.Join(got, " "); text != c.want {
+			t.Errorf("%s: %s", c.patterns, text)
+		}
+	}
+	if _, err := Directories(tree, []v1alpha1.PathPattern{{Path: "[a"}}); err == nil || !strings.Contains(err.Error(), `the pattern "[a" is not valid`) {
+		t.Errorf("error: %v", err)
+	}
+	files, err := Files(tree, []v1alpha1.PathPattern{{Path: "**/config.json"}})
+	if err != nil || len(files) != 1 || files[0]["name"] != "x" || files[0]["path"].(map[string]any)["basename"] != "prod" || files[0]["path"].(map[string]any)["filename"] != "config.json" {
+		t.Errorf("%v, %v", files, err)
+	}
+	tree["apps/web/a.yaml"].Data = []byte("- a\n")
+	if _, err := Files(tree, []v1alpha1.PathPattern{{Path: "apps/web/*"}}); err == nil || !strings.Contains(err.Error(), "apps/web/a.yaml: the file is no YAML or JSON map") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	set := setOf(t, perFolder)
+	wanted := func(n int) []*v1alpha1.Application {
+		var params []Params
+		for k := range n {
+			params = append(params, folder(fmt.Sprint("apps/", k)))
+		}
+		apps, err := Wanted(set, params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return apps
+	}
+	var there []v1alpha1.Application
+	for _, app := range wanted(8) {
+		there = append(there, *app)
+	}
+	there[0].Labels["mine"], there[1].Spec.Source.Path = "too", "elsewhere"
+	plan, err := Compare(set, wanted(8), there)
+	if err != nil || plan.Unchanged != 7 || len(plan.Change) != 1 || plan.Change[0].Name != "app-1" {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if plan, err = Compare(set, wanted(9)[4:], there); err != nil || len(plan.Delete) != 4 || len(plan.Create) != 1 {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if plan, err = Compare(set, nil, there); err != nil || len(plan.Delete) != 0 || len(plan.Withheld) != 8 {
+		t.Errorf("all would go: %+v, %v", plan, err)
+	}
+	limit := intstr.FromString("100%")
+	set.Spec.DeleteLimit = &limit
+	if plan, err = Compare(set, nil, there); err != nil || len(plan.Delete) != 8 {
+		t.Errorf("all may go: %+v, %v", plan, err)
+	}
+	set.Spec.OnRemove = v1alpha1.RemoveKeep
+	if plan, err = Compare(set, nil, there); err != nil || len(plan.Delete) != 0 || len(plan.Kept) != 8 {
+		t.Errorf("all are kept: %+v, %v", plan, err)
+	}
+	delete(there[2].Labels, SetLabel)
+	if _, err = Compare(set, wanted(8), there); err == nil || !strings.Contains(err.Error(), "Application app-2 is there, and this set did not make it") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func FuzzTemplate(f *testing.F) {
+	for _, text := range []string{"{{ .path.basename }}", "{{ .a | default \"b\" | trunc 3 }}", "{{ index .path.segments 0 }}", "{{", "{{ with $x := .a }}{{ $x }}{{ end }}"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		out, err := fill("name", text, folder("a/b"))
+		if err == nil && len(out) > most+len(text) {
+			t.Errorf("%d bytes of %q", len(out), text)
+		}
+	})
+}

@@ -1,0 +1,180 @@
+// Package generate makes Applications of an ApplicationSet: from parameters and a template to the Applications that are wanted, and from those and
+// the ones that are there to what would be made, changed and deleted.
+//
+// It is pure: who reads repositories, forges and clusters gives it what they hold (package appset). Templates are written by those who may write
+// ApplicationSets; they cannot loop, read nothing but their parameters, and what they print is bounded.
+package generate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"text/template"
+	"text/template/parse"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Params are one set of parameters.
+type Params map[string]any
+
+// most is how many bytes one text may become.
+const most = 64 << 10
+
+// application makes an Application of the template and one set of parameters.
+func application(set *v1alpha1.ApplicationSet, p Params) (*v1alpha1.Application, error) {
+	t := set.Spec.Template
+	app := &v1alpha1.Application{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Application"}}
+	app.Namespace = set.Namespace
+	var err error
+	if app.Name, err = fill("metadata.name", t.Metadata.Name, p); err != nil {
+		return nil, err
+	}
+	if wrong := validation.IsDNS1123Subdomain(app.Name); len(wrong) > 0 {
+		return nil, fmt.Errorf("spec.template.metadata.name becomes %q, which is no name: %s; the function normalize makes one", app.Name, strings.Join(wrong, "; "))
+	}
+	if app.Labels, err = fillMap("metadata.labels", t.Metadata.Labels, p); err != nil {
+		return nil, err
+	}
+	if app.Annotations, err = fillMap("metadata.annotations", t.Metadata.Annotations, p); err != nil {
+		return nil, err
+	}
+	var spec any
+	if err := json.Unmarshal(t.Spec.Raw, &spec); err != nil {
+		return nil, fmt.Errorf("spec.template.spec is no object: %w", err)
+	}
+	if spec, err = fillTree("spec", spec, p); err != nil {
+		return nil, err
+	}
+	filled, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(filled))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&app.Spec); err != nil {
+		return nil, fmt.Errorf("spec.template.spec of Application %s is not that of an Application: %s", app.Name, strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return app, nil
+}
+
+func fillMap(where string, m map[string]string, p Params) (map[string]string, error) {
+	if len(m) == 0 {
+		return nil, nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		key, err := fill(where, k, p)
+		if err != nil {
+			return nil, err
+		}
+		if out[key], err = fill(where+"."+k, v, p); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// fillTree fills every text of a tree.
+func fillTree(where string, v any, p Params) (any, error) {
+	switch v := v.(type) {
+	case string:
+		return fill(where, v, p)
+	case []any:
+		out := make([]any, len(v))
+		for n, item := range v {
+			filled, err := fillTree(fmt.Sprintf("%s[%d]", where, n), item, p)
+			if err != nil {
+				return nil, err
+			}
+			out[n] = filled
+		}
+		return out, nil
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, item := range v {
+			filled, err := fillTree(where+"."+k, item, p)
+			if err != nil {
+				return nil, err
+			}
+			out[k] = filled
+		}
+		return out, nil
+	}
+	return v, nil
+}
+
+// fill does one text.
+func fill(where, text string, p Params) (string, error) {
+	if !strings.Contains(text, "{{") {
+		return text, nil
+	}
+	t, err := template.New("spec.template." + where).Option("missingkey=error").Funcs(functions).Parse(text)
+	if err != nil {
+		return "", errors.New(strings.TrimPrefix(err.Error(), "template: "))
+	}
+	if err := allowed(t.Root); err != nil || len(t.Templates()) > 1 {
+		return "", fmt.Errorf("spec.template.%s: %w", where, errors.Join(err, errLoops))
+	}
+	out := &bounded{}
+	if err := t.Execute(out, map[string]any(p)); err != nil {
+		return "", explain(where, err, p)
+	}
+	return out.String(), nil
+}
+
+var errLoops = errors.New("a template may use actions, if and with, and no range, define or template")
+
+// allowed refuses what could go on for ever.
+func allowed(n parse.Node) error {
+	branch := func(b parse.BranchNode) error {
+		err := allowed(b.List)
+		if b.ElseList != nil {
+			err = errors.Join(err, allowed(b.ElseList))
+		}
+		return err
+	}
+	switch n := n.(type) {
+	case *parse.ListNode:
+		for _, below := range n.Nodes {
+			if err := allowed(below); err != nil {
+				return err
+			}
+		}
+	case *parse.IfNode:
+		return branch(n.BranchNode)
+	case *parse.WithNode:
+		return branch(n.BranchNode)
+	case *parse.RangeNode, *parse.TemplateNode, *parse.BreakNode, *parse.ContinueNode:
+		return fmt.Errorf("%s is not allowed", n)
+	}
+	return nil
+}
+
+var missing = regexp.MustCompile(`map has no entry for key "([^"]*)"`)
+
+// explain says which parameter is missing, and which there are.
+func explain(where string, err error, p Params) error {
+	if m := missing.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("spec.template.%s uses the parameter %q, which is not among those of this set: %s", where, m[1], strings.Join(namesOf(p), ", "))
+	}
+	text := err.Error()
+	if _, after, found := strings.Cut(text, ": executing "); found {
+		text = after
+	}
+	return fmt.Errorf("spec.template.%s: %s", where, text)
+}
+
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > most {
+		return 0, fmt.Errorf("it becomes longer than %d bytes", most)
+	}
+	return b.Buffer.Write(p)
+}
