@@ -164,7 +164,7 @@ func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply
 		var next bool // the phase has changed, and there is more to do
 		switch intent.Phase(in.Phase) {
 		case intent.Applying:
-			out, next = t.applying(ctx, in, objects, &proof)
+			out, next = t.applying(ctx, objects, &proof)
 		case intent.Verifying, intent.Held:
 			out, next = t.verifying(ctx, in, objects)
 		case intent.Pruning:
@@ -196,11 +196,11 @@ func (t *turn) actAs(account string) error {
 }
 
 // applying writes every object of the revision.
-func (t *turn) applying(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object, proven **apply.Proof) (outcome, bool) {
+func (t *turn) applying(ctx context.Context, objects []apply.Object, proven **apply.Proof) (outcome, bool) {
 	if out, next, passed := t.passHooks(ctx, "pre"); !passed {
 		return out, next
 	}
-	in = t.app.Status.Intent
+	in := t.app.Status.Intent
 	r, started := t.revision(objects), time.Now()
 	proof := *proven
 	if proof == nil {
