@@ -68,6 +68,11 @@ func bench(ctx context.Context, names []string) error {
 			return nil
 		}
 	}
+	if wanted("render") {
+		if err := renderFigures(ctx); err != nil {
+			return err
+		}
+	}
 	host, err := serveImages(ctx)
 	if err != nil {
 		return err

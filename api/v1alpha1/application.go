@@ -151,6 +151,16 @@ type Render struct {
 	// Helm renders the path as a chart.
 	// +optional
 	Helm *Helm `json:"helm,omitempty"`
+	// Decrypt opens files that SOPS encrypted. Absent: an object or a value that is encrypted is an error.
+	// +optional
+	Decrypt *Decrypt `json:"decrypt,omitempty"`
+}
+
+// Decrypt says with which keys.
+type Decrypt struct {
+	// SecretRef names a Secret of the Application's namespace: keys that end in .agekey hold age identities, those that end in .asc
+	// private OpenPGP keys.
+	SecretRef LocalReference `json:"secretRef"`
 }
 
 // Helm are the options of `helm template` that matter here.
@@ -161,11 +171,60 @@ type Helm struct {
 	// ValuesFiles are paths inside the repository, relative to the chart; later ones win.
 	// +optional
 	ValuesFiles []string `json:"valuesFiles,omitempty"`
-	// Values win over every file.
+	// IgnoreMissingValuesFiles leaves out values files that are not there.
+	// +optional
+	IgnoreMissingValuesFiles bool `json:"ignoreMissingValuesFiles,omitempty"`
+	// ValuesFrom are values of ConfigMaps and Secrets, over those of files; later ones win.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +optional
+	ValuesFrom []ValuesReference `json:"valuesFrom,omitempty"`
+	// Values win over all others.
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	// +optional
 	Values *apiextensionsv1.JSON `json:"values,omitempty"`
+	// SkipCRDs leaves out what is in the chart's folder crds.
+	// +optional
+	SkipCRDs bool `json:"skipCRDs,omitempty"`
+	// KubeVersion is what the chart sees as .Capabilities.KubeVersion, such as v1.34.0. Absent: the destination's when the
+	// revision is rendered.
+	// +optional
+	KubeVersion string `json:"kubeVersion,omitempty"`
+	// APIVersions are added to .Capabilities.APIVersions, which is what the destination has when the revision is rendered.
+	// +listType=set
+	// +optional
+	APIVersions []string `json:"apiVersions,omitempty"`
+	// Lookup says what the function lookup gives: Cluster answers from the destination with the rights of the Application, Empty
+	// gives nothing as helm template does, Refuse fails the chart. Cluster when absent.
+	// +kubebuilder:validation:Enum=Cluster;Empty;Refuse
+	// +optional
+	Lookup string `json:"lookup,omitempty"`
+	// Release says whether what was deployed is written as Helm writes it, for helm list, history and get: Secret writes a Secret
+	// for each revision into the destination's namespace, None does not. Secret when absent.
+	// +kubebuilder:validation:Enum=Secret;None
+	// +optional
+	Release string `json:"release,omitempty"`
+}
+
+// ReleaseNone has no releases written.
+const ReleaseNone = "None"
+
+// ValuesReference names values in an object of the Application's namespace.
+type ValuesReference struct {
+	// +kubebuilder:validation:Enum=ConfigMap;Secret
+	Kind string `json:"kind"`
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// Key of its data. values.yaml when absent.
+	// +optional
+	Key string `json:"key,omitempty"`
+	// TargetPath is where the one value goes, as in helm --set: a.b[0].c. Absent: what is under the key is a map in YAML.
+	// +optional
+	TargetPath string `json:"targetPath,omitempty"`
+	// Optional leaves the values out when object or key are not there. Otherwise that is an error.
+	// +optional
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Destination is where the objects go and under whose rights.

@@ -48,6 +48,9 @@ type ApplicationStatus struct {
 	// AppliedRevision is the last revision of which every object was written.
 	// +optional
 	AppliedRevision *Revision `json:"appliedRevision,omitempty"`
+	// Revisions is the highest number that a revision has had.
+	// +optional
+	Revisions int64 `json:"revisions,omitempty"`
 	// Intent is the revision that is being applied, or undone. It is written before the first object is. Absent: every
 	// declared field is as AppliedRevision has it, but for drift.
 	// +optional
@@ -115,6 +118,9 @@ type Revision struct {
 	// Content by which the rendered objects are kept.
 	// +optional
 	Content string `json:"content,omitempty"`
+	// Number of the revision, from 1: what a chart saw as .Release.Revision.
+	// +optional
+	Number int64 `json:"number,omitempty"`
 	// Time when the last object was written.
 	// +optional
 	Time metav1.Time `json:"time,omitempty"`

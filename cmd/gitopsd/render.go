@@ -64,7 +64,11 @@ func renderWhat(cmd *cobra.Command, c *connection, args []string, dir string, o 
 	if err != nil {
 		return nil, err
 	}
-	return daemon.RenderApplication(cmd.Context(), c.dataDir, app)
+	client, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	return daemon.RenderApplication(cmd.Context(), c.dataDir, client, app)
 }
 
 // renderDir renders a folder of the working copy. What its files may refer to ends at the repository's root.

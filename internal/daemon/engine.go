@@ -2,14 +2,18 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/appset"
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/render/cache"
 	"github.com/gitopsd/gitopsd/internal/review"
 	"github.com/gitopsd/gitopsd/internal/source"
 	"golang.org/x/sync/errgroup"
@@ -64,11 +68,28 @@ func (e engine) run(ctx context.Context) error {
 }
 
 func (e engine) runPipeline(ctx context.Context, sources *source.Store, renderer *render.Pool) error {
-	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: renderer, Contents: e.contents, Ledger: e.ledger,
+	kept, err := e.keepRendered(renderer)
+	if err != nil {
+		return err
+	}
+	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: kept, Contents: e.contents, Ledger: e.ledger,
 		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Namespace: e.namespace, AllowFiles: e.options.AllowFiles, Log: e.log, Metrics: e.metrics})
 }
 
 // mayRead keeps ApplicationSets of tenants away from the folders of this machine.
 func (e engine) mayRead(namespace, repo string) error {
 	return pipeline.RefuseFiles(e.options.AllowFiles || namespace == e.namespace, repo, e.namespace)
+}
+
+// keepRendered keeps what is rendered in the data directory, sealed: it holds Secrets.
+func (e engine) keepRendered(renderer cache.Renderer) (*cache.Cache, error) {
+	dir := filepath.Join(e.dataDir, "rendered")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of rendered objects: %w", err)
+	}
+	box, err := intent.OpenBox(filepath.Join(dir, "key"))
+	if err != nil {
+		return nil, err
+	}
+	return cache.Open(cache.Config{Dir: filepath.Join(dir, "results"), Box: box, Seen: e.metrics.Rendered, Log: e.log}, renderer)
 }

@@ -154,7 +154,7 @@ func EngineNamespace(dataDir string) string {
 }
 
 func (l *Look) render(ctx context.Context, app *v1alpha1.Application, s source.Snapshot) (*render.Result, error) {
-	req, err := pipeline.RequestFor(app, s)
+	req, err := l.preview.Request(ctx, app, s)
 	if err != nil {
 		return nil, err
 	}

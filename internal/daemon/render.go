@@ -8,9 +8,8 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/bundle"
-	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/gitopsd/gitopsd/internal/render"
-	"github.com/gitopsd/gitopsd/internal/source"
+	"k8s.io/client-go/rest"
 )
 
 // Render renders for the command line, in workers of its own. The programs are those of the instance in dataDir; who
@@ -35,27 +34,16 @@ func Render(ctx context.Context, dataDir string, req render.Request) (*render.Re
 	return pool.Render(ctx, req)
 }
 
-// RenderApplication renders an Application at the commit that its instance saw last, from the instance's mirror.
-func RenderApplication(ctx context.Context, dataDir string, app *v1alpha1.Application) (*render.Result, error) {
-	commit := app.Status.ObservedCommit
-	if commit == "" {
+// RenderApplication renders an Application at the commit that its instance saw last, from the instance's mirror, with what the
+// cluster says to it.
+func RenderApplication(ctx context.Context, dataDir string, client *rest.Config, app *v1alpha1.Application) (*render.Result, error) {
+	if app.Status.ObservedCommit == "" {
 		return nil, fmt.Errorf("no commit of Application %s was seen yet; look with: gitopsd status %s", app.Name, app.Name)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	store, err := source.Open(ctx, source.Config{Dir: filepath.Join(dataDir, "git")})
+	l, err := NewLook(dataDir, client, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer store.Wait()
-	defer cancel()
-	snapshot, err := store.At(source.Spec{URL: app.Spec.Source.Repo}, commit)
-	if err != nil {
-		return nil, err
-	}
-	req, err := pipeline.RequestFor(app, snapshot)
-	if err != nil {
-		return nil, err
-	}
-	return Render(ctx, dataDir, req)
+	_, result, err := l.renderAt(ctx, app, app.Status.ObservedCommit)
+	return result, err
 }

@@ -78,10 +78,13 @@ type Engine struct {
 	readers  *readers
 	wishes   *wishes
 	queue    workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	refs     *references // nil in a Preview
 	recorder record.EventRecorder
 	end      context.CancelCauseFunc // ends the engine; nil in a Preview, which writes nothing
 
 	asks sync.WaitGroup // questions to repositories, and words to forges, that run beside the pipeline
+
+	environment environment
 
 	mu   sync.Mutex
 	work map[types.NamespacedName]*work
@@ -116,6 +119,8 @@ func (e *Engine) run(ctx context.Context) error {
 	})
 	e.live = newLive(ctx, e)
 	defer e.live.wait()
+	e.refs = newReferences(ctx, e)
+	defer e.refs.all.Wait()
 	defer e.asks.Wait()
 	defer e.unsubscribeAll()
 	group.Go(func() error { return e.apps.run(ctx, e.queue.Add) })
@@ -239,6 +244,7 @@ func (e *Engine) forget(key types.NamespacedName) {
 		w.subscription.end()
 	}
 	e.readers.drop(key)
+	e.refs.name(key, nil)
 	e.wishes.forget(key)
 	e.cfg.Metrics.forget(key)
 	if err := e.cfg.Contents.Drop(ownerOf(&v1alpha1.Application{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/redact"
+	"github.com/gitopsd/gitopsd/internal/release"
 	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
@@ -45,6 +46,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	}
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
+	t.numbered(&in.Revision, c.revision)
 	in.BaseUnhealthy, in.ServiceAccountName = ill(t.app), t.app.Spec.Destination.ServiceAccountName
 	if len(hooks) > 0 {
 		in.Hooks = &v1alpha1.HookRun{Event: t.event()}
@@ -90,6 +92,7 @@ func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) out
 		return failed(retry, reasonStore, err)
 	}
 	revision := &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
+	t.numbered(revision, c.revision)
 	if err := t.pin(revision, c); err != nil {
 		return failed(retry, reasonStore, err)
 	}
@@ -359,6 +362,7 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	if err := t.sealed(in, intent.Applied, in.Base, append(written, ranHooks(in)...)); err != nil {
 		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
 	}
+	t.tellHelm(ctx, in, objects, release.Deployed)
 	st.Intent = nil
 	st.Drift = driftOf(proof, objects, false)
 	t.w.unswept = true

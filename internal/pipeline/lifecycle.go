@@ -111,6 +111,9 @@ func (e *Engine) finalize(ctx context.Context, app *v1alpha1.Application, w *wor
 	if err := t.dropHooks(ctx); err != nil {
 		return e.report(ctx, app, w, failed(retry, reasonApply, fmt.Errorf("delete what hooks left: %w", err)))
 	}
+	if err := e.forgetReleases(ctx, app); err != nil {
+		return e.report(ctx, app, w, failed(retry, reasonApply, err))
+	}
 	app.Finalizers = slices.DeleteFunc(app.Finalizers, func(f string) bool { return f == v1alpha1.Finalizer })
 	if err := e.apps.update(ctx, app); err != nil && !apierrors.IsNotFound(err) {
 		return e.report(ctx, app, w, failed(retry, reasonApply, fmt.Errorf("let go of the finalizer: %w", err)))

@@ -20,6 +20,8 @@ type Metrics struct {
 	cache    prometheus.Gauge
 	cached   prometheus.Gauge
 	webhooks *prometheus.CounterVec
+	kept     prometheus.Counter
+	rendered prometheus.Counter
 }
 
 // NewMetrics registers the engine's metrics.
@@ -37,11 +39,24 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "What the mirrors of repositories take on disk, as last measured."}),
 		cached: prometheus.NewGauge(prometheus.GaugeOpts{Name: "gitopsd_source_cache_entries",
 			Help: "Repositories of which there is a mirror."}),
+		kept: prometheus.NewCounter(prometheus.CounterOpts{Name: "gitopsd_render_cache_hits_total",
+			Help: "Renderings that were answered by what is kept."}),
+		rendered: prometheus.NewCounter(prometheus.CounterOpts{Name: "gitopsd_render_cache_misses_total",
+			Help: "Renderings that were made, or failed."}),
 	}
 	m.webhooks = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gitopsd_webhooks_total",
 		Help: "Requests to /hooks, by kind of sender and what became of them."}, []string{"kind", "outcome"})
-	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp, m.cache, m.cached, m.webhooks)
+	r.MustRegister(m.syncs, m.seconds, m.phases, m.sourceUp, m.cache, m.cached, m.webhooks, m.kept, m.rendered)
 	return m
+}
+
+// Rendered counts one rendering that was asked for, and whether it was kept.
+func (m *Metrics) Rendered(hit bool) {
+	if hit {
+		m.kept.Inc()
+	} else {
+		m.rendered.Inc()
+	}
 }
 
 func (m *Metrics) sync(k types.NamespacedName, r *v1alpha1.SyncRecord, err error) {

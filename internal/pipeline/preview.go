@@ -50,6 +50,11 @@ func (p *Preview) Signed(ctx context.Context, app *v1alpha1.Application, s sourc
 	return err
 }
 
+// Request is what an Application asks to be rendered of a snapshot, as the engine would.
+func (p *Preview) Request(ctx context.Context, app *v1alpha1.Application, s source.Snapshot) (render.Request, error) {
+	return p.engine.request(ctx, app, s)
+}
+
 // Plan says what a sync of these objects would change. Revision is what they are called: a commit, or a folder.
 func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision string, rendered []render.Object) (diff.Plan, error) {
 	held := heldOf(app.Status.Inventory)

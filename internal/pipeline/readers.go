@@ -35,6 +35,9 @@ func newReaders() *readers { return &readers{of: map[types.NamespacedName]readin
 func (r *readers) note(key types.NamespacedName, s source.Snapshot, inputs render.Inputs) {
 	paths := make(map[string]bool, len(inputs))
 	for p := range inputs {
+		if !render.IsPath(p) {
+			continue // asked of the cluster
+		}
 		if !s.Direct(p) {
 			r.drop(key)
 			return

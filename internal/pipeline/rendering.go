@@ -2,10 +2,10 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
@@ -18,25 +18,29 @@ import (
 // call clocks and random functions, and what failed once fails again.
 type rendered struct {
 	commit, options string
+	revision        int64         // as which a chart was rendered; 0 for what knows no releases
 	inputs          render.Inputs // what was read, and looked for in vain
 	objects         []apply.Object
+	release         *render.Release
 	err             error
 }
 
 func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work, s source.Snapshot) ([]apply.Object, error) {
-	req, err := RequestFor(app, s)
+	req, err := e.request(ctx, app, s)
+	if err != nil {
+		w.rendered = rendered{}
+		return nil, err
+	}
+	options, err := fingerprint(req)
 	if err != nil {
 		return nil, err
 	}
-	options, err := json.Marshal([]any{req.Path, req.Options})
-	if err != nil {
-		return nil, err
-	}
-	if w.rendered.commit == s.Commit && w.rendered.options == string(options) {
+	if w.rendered.commit == s.Commit && w.rendered.options == options {
 		return w.rendered.objects, w.rendered.err
 	}
-	if w.rendered.options == string(options) && w.rendered.err == nil && len(w.rendered.inputs) > 0 && w.rendered.inputs.Match(s.FS) {
+	if w.rendered.options == options && w.rendered.err == nil && len(w.rendered.inputs) > 0 && w.rendered.inputs.Match(s.FS) {
 		w.rendered.commit = s.Commit // a commit that concerns others
+		e.cfg.Metrics.Rendered(true)
 		e.noteReading(app, s, w.rendered.inputs)
 		return w.rendered.objects, nil
 	}
@@ -44,42 +48,36 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	r := rendered{commit: s.Commit, options: string(options), err: err}
-	if err == nil {
-		r.inputs = result.Inputs
-		for _, o := range result.Objects {
-			r.objects = append(r.objects, apply.Object{Unstructured: o.Object, Origin: o.Origin})
-		}
-	}
-	if errors.Is(err, render.ErrInternal) || errors.Is(err, render.ErrFiles) {
+	if passes(err) {
+		w.rendered.err = nil
 		return nil, err // no fault of the files: worth another try
+	}
+	r := rendered{commit: s.Commit, options: options, err: err}
+	if err == nil {
+		r.inputs, r.revision, r.release = result.Inputs, result.Revision, result.Release
+		r.objects = desiredOf(result.Objects)
 	}
 	w.rendered = r
 	e.noteReading(app, s, r.inputs)
 	return r.objects, r.err
 }
 
-// RequestFor is what an Application asks to be rendered of a snapshot.
-func RequestFor(app *v1alpha1.Application, s source.Snapshot) (render.Request, error) {
-	req := render.Request{FS: s.FS, Path: app.Spec.Source.Path}
-	req.Options.Namespace = namespaceFor(app)(schema.GroupKind{})
-	if app.Spec.Render == nil || app.Spec.Render.Helm == nil {
-		req.Options.Helm.ReleaseName = app.Name
-		return req, nil
+// passes says that a rendering may go better the next time.
+func passes(err error) bool {
+	return errors.Is(err, render.ErrInternal) || errors.Is(err, render.ErrFiles) || errors.Is(err, render.ErrLookup)
+}
+
+// fingerprint is what an Application asks for besides the files: not the number of the revision, and not what the cluster is like,
+// by which nothing is rendered anew.
+func fingerprint(req render.Request) (string, error) {
+	options := req.Options
+	options.Helm.Revision, options.Helm.Upgrade, options.Helm.Cluster = 0, false, render.Cluster{}
+	text, err := json.Marshal([]any{req.Path, req.Scope, req.Owner, options})
+	if err != nil {
+		return "", err
 	}
-	h := app.Spec.Render.Helm
-	req.Kind = render.Helm
-	req.Options.Helm.ReleaseName = h.ReleaseName
-	if h.ReleaseName == "" {
-		req.Options.Helm.ReleaseName = app.Name
-	}
-	req.Options.Helm.ValuesFiles = slices.Clone(h.ValuesFiles)
-	if h.Values != nil {
-		if err := json.Unmarshal(h.Values.Raw, &req.Options.Helm.Values); err != nil {
-			return req, fmt.Errorf("spec.render.helm.values is no object: %w", err)
-		}
-	}
-	return req, nil
+	sum := sha256.Sum256(text) // it may hold values of Secrets
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // namespaceFor says where objects go that name no namespace: Applications live where their parent lives.

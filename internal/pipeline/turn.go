@@ -29,6 +29,7 @@ type candidate struct {
 	commit, digest string
 	objects        []apply.Object // placed: what is declared
 	hooks          []apply.Object // placed: what runs at points of a sync
+	revision       int64          // as which a chart was rendered; 0 for what knows no releases
 }
 
 func newCandidate(commit string, placed []apply.Object) candidate {
@@ -81,6 +82,11 @@ func (t *turn) place(commit string, desired []apply.Object) candidate {
 	}
 	c := p.candidate
 	c.commit = commit
+	if r, held := pinned(t.app); held {
+		c.revision = r.Number
+	} else if t.w.rendered.commit == commit {
+		c.revision = t.w.rendered.revision
+	}
 	t.wishes.note(keyOf(t.app), c)
 	return c
 }

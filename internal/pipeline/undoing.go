@@ -10,6 +10,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
+	"github.com/gitopsd/gitopsd/internal/release"
 )
 
 // undoing brings back what the intent has touched.
@@ -33,6 +34,9 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 	end := intent.Next(intent.Phase(in.Phase), intent.Undone, t.policy())
 	if err := t.sealed(in, end, st.AppliedRevision, append(touched(images, "deleted", "restored"), ranHooks(in)...)); err != nil {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
+	}
+	if objects, err := t.contentOf(in.Revision); err == nil {
+		t.tellHelm(ctx, in, objects, release.Failed)
 	}
 	st.Inventory, st.Intent = inventoryOf(apply.Restored(base, heldOf(st.Inventory))), nil
 	rejected := &v1alpha1.Rejected{Revision: in.Revision, Generation: t.app.Generation, Reason: in.Reason, Message: in.Message}

@@ -14,10 +14,11 @@ var (
 	ErrLimit    = errors.New("render exceeded a limit")        // time, memory, output, files
 	ErrInternal = errors.New("render worker failed")           // ours; trying again may help
 	ErrFiles    = errors.New("files of the repository failed") // the fs.FS failed; its own error is wrapped
+	ErrLookup   = errors.New("the cluster was not asked")      // a Lookup failed; its own error is wrapped
 )
 
 var classes = map[string]error{
-	"invalid": ErrInvalid, "refused": ErrRefused, "limit": ErrLimit, "internal": ErrInternal, "files": ErrFiles,
+	"invalid": ErrInvalid, "refused": ErrRefused, "limit": ErrLimit, "internal": ErrInternal, "files": ErrFiles, "lookup": ErrLookup,
 }
 
 // Error is every error of a render: where, what, and what to do next. Values of Secrets are not in it.
@@ -28,7 +29,7 @@ type Error struct {
 	Object string // "Deployment web/frontend"
 	Text   string
 	Next   string // the next step, in the imperative; may be empty
-	Err    error  // of the files; only with ErrFiles
+	Err    error  // of the files or the cluster; only with ErrFiles and ErrLookup
 }
 
 func (e *Error) Error() string {

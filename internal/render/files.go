@@ -1,6 +1,7 @@
 package render
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,9 +11,12 @@ import (
 
 // files answers a worker's questions from the repository and remembers all of them.
 type files struct {
+	ctx    context.Context // of the render
 	fsys   fs.FS
+	lookup Lookup
 	inputs Inputs
 	asked  int
+	looked int // questions to the cluster
 	bytes  int64
 	limits Limits
 	failed *Error // the first file that refused to be read, other than by not being there
@@ -25,6 +29,9 @@ const maxNames = 100_000
 func (f *files) answer(q wire.Question) (wire.Reply, []byte, error) {
 	if f.asked++; f.asked > f.limits.Questions {
 		return wire.Reply{}, nil, &Error{Class: ErrLimit, Text: fmt.Sprintf("the render looked at files %d times", f.limits.Questions), Next: "split it into several Applications"}
+	}
+	if q.Op == wire.Lookup {
+		return f.cluster(LookupQuestion(q.Cluster))
 	}
 	if !fs.ValidPath(q.Path) {
 		return f.reply(q.Path, fmt.Errorf("%w path", fs.ErrInvalid)), nil, nil
@@ -75,6 +82,34 @@ func (f *files) answer(q wire.Question) (wire.Reply, []byte, error) {
 	}
 	f.inputs[q.Path] = in
 	return reply, body, nil
+}
+
+// maxLookups bounds the questions to the cluster of one render.
+const maxLookups = 200
+
+// cluster answers a question about the cluster, and remembers it.
+func (f *files) cluster(q LookupQuestion) (wire.Reply, []byte, error) {
+	if f.looked++; f.looked > maxLookups {
+		return wire.Reply{}, nil, &Error{Class: ErrLimit, Text: fmt.Sprintf("the chart calls lookup more than %d times", maxLookups), Next: "ask for lists instead of single objects, or set spec.render.helm.lookup: Empty"}
+	}
+	if f.lookup == nil {
+		return wire.Reply{Error: wire.Absent}, nil, nil
+	}
+	answer, err := f.lookup(f.ctx, q)
+	if f.over(len(answer)) {
+		return wire.Reply{}, nil, &Error{Class: ErrLimit, Text: fmt.Sprintf("the answers to lookup are more than %d MiB", min(f.limits.Input, wire.MaxFrame)>>20), Next: "ask for single objects, or set spec.render.helm.lookup: Empty"}
+	}
+	f.inputs[LookupName(q)] = Input{Answer: answered(answer, err), Question: q}
+	switch {
+	case err != nil:
+		if f.failed == nil {
+			f.failed = &Error{Class: ErrLookup, Text: "lookup " + q.String() + " was not answered", Err: err}
+		}
+		return wire.Reply{Error: "was not answered"}, nil, nil
+	case answer == nil:
+		return wire.Reply{Error: wire.Absent}, nil, nil
+	}
+	return wire.Reply{}, answer, nil
 }
 
 func (f *files) over(n int) bool {

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,6 +24,43 @@ type Input struct {
 	Content string `json:"content,omitempty"` // SHA-256 of the file's bytes
 	Names   string `json:"names,omitempty"`   // SHA-256 of the folder's listing
 	Target  string `json:"target,omitempty"`  // of the link
+	// Answer is the SHA-256 of what the cluster said. Its name is no path: see LookupName.
+	Answer   string         `json:"answer,omitempty"`
+	Question LookupQuestion `json:"question,omitzero"`
+}
+
+// LookupName is the name of a question to the cluster among Inputs. It begins with a slash, as no path of a file does.
+func LookupName(q LookupQuestion) string { return "/lookup " + q.String() }
+
+// IsPath says whether a name among Inputs is that of a file.
+func IsPath(name string) bool { return !strings.HasPrefix(name, "/") }
+
+// MatchAnswers reports whether a cluster answers all questions as it did then.
+func (in Inputs) MatchAnswers(ctx context.Context, ask Lookup) bool {
+	for name, want := range in {
+		if IsPath(name) {
+			continue
+		}
+		if ask == nil {
+			return false
+		}
+		answer, err := ask(ctx, want.Question)
+		if answered(answer, err) != want.Answer {
+			return false
+		}
+	}
+	return true
+}
+
+// answered is what is kept of an answer.
+func answered(answer []byte, err error) string {
+	switch {
+	case err != nil:
+		return "error"
+	case answer == nil:
+		return "absent"
+	}
+	return sum(answer)
 }
 
 // Hash is one name for all of it.
@@ -43,7 +81,7 @@ func (in Inputs) Hash() string {
 // holds. It reads no more than the render did.
 func (in Inputs) Match(fsys fs.FS) bool {
 	for p, want := range in {
-		if observe(fsys, p, want) != want {
+		if IsPath(p) && observe(fsys, p, want) != want {
 			return false
 		}
 	}

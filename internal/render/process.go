@@ -186,7 +186,7 @@ func (w *process) render(ctx context.Context, req Request) (*Result, error) {
 	closed := context.AfterFunc(w.pool.ctx, func() { w.kill(&Error{Class: ErrInternal, Text: "the pool is closed"}) })
 	defer closed()
 
-	j := &job{conn: w.conn, path: req.Path, limits: limits, files: &files{fsys: req.FS, inputs: Inputs{}, limits: limits}}
+	j := &job{conn: w.conn, path: req.Path, limits: limits, files: &files{ctx: ctx, fsys: req.FS, lookup: req.Lookup, inputs: Inputs{}, limits: limits}}
 	end, err := j.run(req)
 	switch {
 	case errors.Is(err, errNeverBegan) && w.reason() == nil:
@@ -196,7 +196,11 @@ func (w *process) render(ctx context.Context, req Request) (*Result, error) {
 		return nil, w.blame(req.Path, err)
 	}
 	w.tainted = w.tainted || end.Tainted
-	return j.result(end)
+	result, err := j.result(end)
+	if err == nil && result.Kind.KnowsReleases() {
+		result.Revision = req.Helm.Revision
+	}
+	return result, err
 }
 
 // blame finds out why a conversation broke off.
@@ -311,7 +315,13 @@ func (j *job) result(end wire.End) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Kind: Kind(end.Kind), Objects: objects, Inputs: j.files.inputs}, nil
+	result := &Result{Kind: Kind(end.Kind), Objects: objects, Inputs: j.files.inputs}
+	if end.Release != nil {
+		if err := json.Unmarshal(end.Release, &result.Release); err != nil {
+			return nil, &Error{Class: ErrInternal, Text: "the worker sends a release that cannot be read"}
+		}
+	}
+	return result, nil
 }
 
 // lastWords keeps the end of what a worker writes to stderr during a job: a Go program that dies says why.

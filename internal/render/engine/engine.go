@@ -21,12 +21,37 @@ const maxFiles = 20_000
 type Output struct {
 	Kind    render.Kind
 	Objects []render.Raw
+	Release *render.Release // of a chart
 	// Tainted: the libraries' global state is not what it was; the process should render for nobody else.
 	Tainted bool
 }
 
 // Render finds out what the path holds and renders it. The output is never nil, and Tainted holds with an error too.
-func Render(fsys fs.FS, where string, o render.Options) (*Output, error) {
+// Lookup answers what charts ask about the cluster; nil: there is none.
+func Render(fsys fs.FS, where string, o render.Options, lookup Lookup) (*Output, error) {
+	if o.Decrypt == nil {
+		out, err := renderPlain(fsys, where, o, lookup)
+		if err == nil {
+			err = refuseEncrypted(out.Objects, nil)
+		}
+		return out, err
+	}
+	d, err := decrypt(fsys, o.Decrypt)
+	if err != nil {
+		return &Output{}, err
+	}
+	out, err := renderPlain(d, where, o, lookup)
+	if err == nil {
+		err = refuseEncrypted(out.Objects, d)
+	}
+	if err != nil {
+		err = d.clean(err)
+	}
+	return out, err
+}
+
+// renderPlain is Render over files that need no decryption.
+func renderPlain(fsys fs.FS, where string, o render.Options, lookup Lookup) (*Output, error) {
 	out := &Output{Kind: o.Kind}
 	where, err := cleanPath(where)
 	if err != nil {
@@ -43,7 +68,7 @@ func Render(fsys fs.FS, where string, o render.Options) (*Output, error) {
 	case render.Kustomize:
 		err = out.kustomize(fsys, where, o)
 	case render.Helm:
-		out.Objects, err = helm(fsys, where, o)
+		out.Objects, out.Release, err = helm(fsys, where, o, lookup)
 	default:
 		err = &render.Error{Class: render.ErrInvalid, Text: "render kind " + string(out.Kind) + " is not known", Next: "use Plain, Kustomize or Helm, or leave it out"}
 	}

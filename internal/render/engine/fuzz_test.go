@@ -40,7 +40,7 @@ func FuzzPlain(f *testing.F) {
 	f.Add("? {a: b}\n: c\n")
 	f.Fuzz(func(t *testing.T, more string) {
 		text := "apiVersion: v1\nkind: Secret\nstringData: {p: canary-4711}\n" + more
-		out, err := Render(fstest.MapFS{"a.yaml": {Data: []byte(text)}}, ".", render.Options{})
+		out, err := Render(fstest.MapFS{"a.yaml": {Data: []byte(text)}}, ".", render.Options{}, nil)
 		if err == nil {
 			_, err = render.Arrange(out.Objects)
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"log"
 	"path"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -16,11 +18,9 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
-	helmengine "helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/ignore"
 	"helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/releaseutil"
-	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/gitopsd/gitopsd/internal/render"
 )
@@ -31,9 +31,9 @@ const DefaultKubeVersion = "v1.36.3"
 
 // helm does what helm template does (cmd/helm/template.go, action.Install with ClientOnly), without the parts of it
 // that know a cluster: load, merge values, resolve dependencies within the chart, render, sort.
-func helm(fsys fs.FS, where string, o render.Options) ([]render.Raw, error) {
+func helm(fsys fs.FS, where string, o render.Options, lookup Lookup) ([]render.Raw, *render.Release, error) {
 	log.SetOutput(io.Discard) // Helm warns through the global logger
-	c := &chartRun{fsys: fsys, dir: where, o: o.Helm}
+	c := &chartRun{fsys: fsys, dir: where, o: o.Helm, lookup: lookup}
 	if c.o.Namespace == "" {
 		c.o.Namespace = o.Namespace
 	}
@@ -44,24 +44,30 @@ func helm(fsys fs.FS, where string, o render.Options) ([]render.Raw, error) {
 		c.o.ReleaseName = "release-name"
 	}
 	if err := chartutil.ValidateReleaseName(c.o.ReleaseName); err != nil {
-		return nil, c.invalid("", "release name "+strconv.Quote(c.o.ReleaseName)+" is not valid: "+err.Error(), "set helm.releaseName")
+		return nil, nil, c.invalid("", "release name "+strconv.Quote(c.o.ReleaseName)+" is not valid: "+err.Error(), "set helm.releaseName")
 	}
 	ch, err := c.load()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.secrets.values(ch.Values)
 	values, err := c.values()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return c.render(ch, values)
+	release, err := c.release(ch, values)
+	if err != nil {
+		return nil, nil, err
+	}
+	objects, err := c.render(ch, values)
+	return objects, release, err
 }
 
 type chartRun struct {
 	fsys    fs.FS
 	dir     string
 	o       render.HelmOptions
+	lookup  Lookup // nil: there is no cluster
 	secrets secrets
 	tests   bool // keep test hooks
 }
@@ -145,27 +151,22 @@ func (c *chartRun) checkDependencies(ch *chart.Chart) error {
 	return c.lacks(missing)
 }
 
-// values merges the values files and the inline values, the later over the earlier, as -f and --set-json do.
+// values merges the values files, the layers and the inline values, the later over the earlier, as -f and --set-json do.
 func (c *chartRun) values() (map[string]any, error) {
 	merged := map[string]any{}
 	for _, name := range c.o.ValuesFiles {
-		where := path.Join(c.dir, name)
-		if path.IsAbs(name) || !fs.ValidPath(where) || strings.Contains(name, "://") {
-			return nil, &render.Error{Class: render.ErrRefused, File: name, Text: "the values file does not lie within the repository", Next: "write it relative to the chart's folder"}
-		}
-		data, err := fs.ReadFile(c.fsys, where)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, c.invalid(where, "the values file does not exist", "add it, or correct helm.valuesFiles")
-		}
+		more, err := c.valuesFile(name)
 		if err != nil {
-			return nil, filesError(where, err)
-		}
-		var more map[string]any
-		if err := sigsyaml.Unmarshal(data, &more); err != nil {
-			return nil, yamlError(where, 0, err)
+			return nil, err
 		}
 		c.secrets.values(more)
 		merged = merge(merged, more)
+	}
+	for _, l := range c.o.Layers {
+		var err error
+		if merged, err = c.lay(l, merged); err != nil {
+			return nil, err
+		}
 	}
 	c.secrets.values(c.o.Values)
 	return merge(merged, c.o.Values), nil
@@ -203,13 +204,11 @@ func (c *chartRun) render(ch *chart.Chart, values map[string]any) ([]render.Raw,
 	if want := ch.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, caps.KubeVersion.String()) {
 		return nil, c.invalid("", "the chart wants Kubernetes "+want+" and this is "+caps.KubeVersion.String(), "use a version of the chart made for it")
 	}
-	release := chartutil.ReleaseOptions{Name: c.o.ReleaseName, Namespace: c.o.Namespace, Revision: 1, IsInstall: true}
-	all, err := chartutil.ToRenderValuesWithSchemaValidation(ch, values, release, caps, false)
+	all, err := chartutil.ToRenderValuesWithSchemaValidation(ch, values, c.releaseOptions(), caps, false)
 	if err != nil {
 		return nil, c.valuesError(err)
 	}
-	var e helmengine.Engine // EnableDNS is off: getHostByName gives ""
-	files, err := e.Render(ch, all)
+	files, err := c.templates(ch, all)
 	if err != nil {
 		return nil, c.templateError(ch, err)
 	}
@@ -227,16 +226,16 @@ func (c *chartRun) render(ch *chart.Chart, values map[string]any) ([]render.Raw,
 
 func (c *chartRun) capabilities() (*chartutil.Capabilities, error) {
 	caps := chartutil.DefaultCapabilities.Copy()
-	version := c.o.KubeVersion
-	if version == "" {
-		version = DefaultKubeVersion
-	}
+	version := cmp.Or(c.o.KubeVersion, c.o.Cluster.KubeVersion, DefaultKubeVersion)
 	kube, err := chartutil.ParseKubeVersion(version)
 	if err != nil {
 		return nil, c.invalid("", "kubeVersion "+strconv.Quote(version)+" is no version", "write it as v1.36.0")
 	}
 	caps.KubeVersion = *kube
-	caps.APIVersions = append(append(chartutil.VersionSet(nil), caps.APIVersions...), c.o.APIVersions...)
+	if c.o.Cluster.APIVersions != nil {
+		caps.APIVersions = c.o.Cluster.APIVersions
+	}
+	caps.APIVersions = slices.Concat(caps.APIVersions, c.o.APIVersions)
 	return caps, nil
 }
 
@@ -351,6 +350,13 @@ type chartWalk struct {
 	files []*loader.BufferedFile
 }
 
+func (w *chartWalk) read(name string) ([]byte, error) {
+	if d, ok := w.fsys.(*decrypting); ok {
+		return d.readIfOpen(name)
+	}
+	return fs.ReadFile(w.fsys, name)
+}
+
 func (w *chartWalk) folder(rel string, depth int) error {
 	entries, err := fs.ReadDir(w.fsys, path.Join(w.dir, rel))
 	if err != nil {
@@ -375,7 +381,7 @@ func (w *chartWalk) folder(rel string, depth int) error {
 		case info.Size() > loader.MaxDecompressedFileSize:
 			return &render.Error{Class: render.ErrLimit, File: where, Text: "the file is too large for a chart", Next: "name it in .helmignore"}
 		default:
-			data, err := fs.ReadFile(w.fsys, where)
+			data, err := w.read(where)
 			if err != nil {
 				return filesError(where, err)
 			}

@@ -61,6 +61,9 @@ func (s *secrets) values(v map[string]any) {
 	walk("", v, false)
 }
 
+// all takes every text of values that are secret as a whole.
+func (s *secrets) all(v map[string]any) { s.values(map[string]any{"secret": v}) }
+
 // manifest takes the data of a Secret.
 func (s *secrets) manifest(content []byte) {
 	var m struct {

@@ -49,12 +49,22 @@ const (
 	ReadFile Op = "read"
 	ReadDir  Op = "list"
 	ReadLink Op = "link"
+	Lookup   Op = "lookup" // not of a file: of the cluster, as Cluster says; answered in the body, as JSON
 )
 
-// Question asks for a file of the repository.
+// Question asks for a file of the repository, or for objects of the cluster.
 type Question struct {
-	Op   Op     `json:"op"`
-	Path string `json:"path"`
+	Op      Op      `json:"op"`
+	Path    string  `json:"path,omitempty"`
+	Cluster Subject `json:"cluster,omitzero"`
+}
+
+// Subject is what of the cluster is asked for: one object, or without a name a list.
+type Subject struct {
+	APIVersion string `json:"apiVersion,omitempty"`
+	Kind       string `json:"kind,omitempty"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name,omitempty"`
 }
 
 // Reply answers it. Error is "absent", or what is wrong.
@@ -89,8 +99,9 @@ type Piece struct {
 
 // End is the last word on a job.
 type End struct {
-	Kind  string   `json:"kind,omitempty"`
-	Error *Failure `json:"error,omitempty"`
+	Kind    string          `json:"kind,omitempty"`
+	Error   *Failure        `json:"error,omitempty"`
+	Release json.RawMessage `json:"release,omitempty"` // render.Release, of a chart
 	// Tainted says that the job may have changed state that the next one would see.
 	Tainted bool `json:"tainted,omitempty"`
 }

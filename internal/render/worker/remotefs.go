@@ -8,6 +8,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/render/wire"
 )
 
@@ -37,14 +38,9 @@ func (r *remoteFS) ask(op wire.Op, name string) (answer, error) {
 	if !fs.ValidPath(name) {
 		return answer{}, &fs.PathError{Op: string(op), Path: name, Err: fs.ErrInvalid}
 	}
-	q := wire.Question{Op: op, Path: name}
-	a, ok := r.replies[q]
-	if !ok {
-		var err error
-		if a, err = r.server.question(q); err != nil {
-			return a, &fs.PathError{Op: string(op), Path: name, Err: err}
-		}
-		r.replies[q] = a
+	a, err := r.once(wire.Question{Op: op, Path: name})
+	if err != nil {
+		return a, &fs.PathError{Op: string(op), Path: name, Err: err}
 	}
 	switch a.Error {
 	case "":
@@ -53,6 +49,32 @@ func (r *remoteFS) ask(op wire.Op, name string) (answer, error) {
 		return a, &fs.PathError{Op: string(op), Path: name, Err: fs.ErrNotExist}
 	}
 	return a, &fs.PathError{Op: string(op), Path: name, Err: errors.New(a.Error)}
+}
+
+// once asks a question, or remembers its answer.
+func (r *remoteFS) once(q wire.Question) (answer, error) {
+	if a, ok := r.replies[q]; ok {
+		return a, nil
+	}
+	a, err := r.server.question(q)
+	if err == nil {
+		r.replies[q] = a
+	}
+	return a, err
+}
+
+// lookup asks about the cluster. Within one render the answer stays the same.
+func (r *remoteFS) lookup(q render.LookupQuestion) ([]byte, error) {
+	a, err := r.once(wire.Question{Op: wire.Lookup, Cluster: wire.Subject(q)})
+	switch {
+	case err != nil:
+		return nil, err
+	case a.Error == wire.Absent:
+		return nil, nil
+	case a.Error != "":
+		return nil, errors.New(a.Error)
+	}
+	return a.body, nil
 }
 
 func (s *server) question(q wire.Question) (answer, error) {

@@ -93,8 +93,12 @@ func (s *server) job(f wire.Frame) error {
 		return fmt.Errorf("decode options: %w", err)
 	}
 	repo := &remoteFS{server: s, replies: map[wire.Question]answer{}}
-	out, err := engine.Render(repo, task.Path, o)
-	end := wire.End{Kind: string(out.Kind), Tainted: out.Tainted}
+	out, err := engine.Render(repo, task.Path, o, repo.lookup)
+	// A worker that held somebody's keys serves nobody else.
+	end := wire.End{Kind: string(out.Kind), Tainted: out.Tainted || o.Decrypt != nil}
+	if err == nil && out.Release != nil {
+		end.Release, err = json.Marshal(out.Release)
+	}
 	if err != nil {
 		end.Error = failure(err)
 	} else if err := s.send(out.Objects); err != nil {
