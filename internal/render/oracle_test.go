@@ -155,6 +155,9 @@ func sameAsTool(t *testing.T, p *render.Pool, fsys fs.FS, root, where string, o 
 	switch {
 	case err != nil && toolErr != nil:
 		return 0, false
+	case toolErr != nil && (strings.Contains(toolErr.Error(), "missing in charts/") || strings.Contains(toolErr.Error(), "Chart.yaml file is missing")):
+		t.Log("a dependency lies in a folder of the repository: helm wants it fetched beforehand")
+		return 0, false
 	case toolErr != nil:
 		t.Errorf("only the tool fails: %v", toolErr)
 		return 0, false
