@@ -188,7 +188,7 @@ func TestOracleLiterals(t *testing.T) {
 	for why, n := range l.skipped {
 		t.Logf("skipped: %d %s", n, why)
 	}
-	if compared < 150 {
+	if compared+neither == len(l.cases) && compared < 150 {
 		t.Errorf("only %d were compared", compared)
 	}
 }

@@ -59,6 +59,23 @@ type inspection struct {
 	used  []string          // kustomizations of other folders
 }
 
+// staysBelow refuses entries that lead above the root of the repository. Kustomize itself would take the root to be its own parent.
+func (k *kustomizeFS) staysBelow(name string, data []byte) error {
+	var kust types.Kustomization
+	if err := sigsyaml.Unmarshal(data, &kust); err != nil {
+		return nil //nolint:nilerr // Kustomize says what is wrong with it
+	}
+	i := &inspection{kustomizeFS: k, name: name, data: data}
+	for _, u := range uses(&kust) {
+		if relative := path.Join(path.Dir(name), u.path); u.path != "" && !strings.Contains(u.path, "\n") && !remote(u.path) && !path.IsAbs(u.path) && aboveRoot(relative) {
+			return i.use(u)
+		}
+	}
+	return nil
+}
+
+func aboveRoot(relative string) bool { return relative == ".." || strings.HasPrefix(relative, "../") }
+
 // leadsBack returns the way from at to the kustomization that is looked for, or nil.
 func leadsBack(at, to string, uses map[string][]string, way []string) []string {
 	for _, before := range way {
@@ -121,7 +138,7 @@ func (i *inspection) use(u use) error {
 		return i.blame(render.ErrRefused, u, names+"which lies elsewhere", "copy it into the repository: a render reaches no network, and a commit has to say everything")
 	case path.IsAbs(u.path):
 		return i.blame(render.ErrRefused, u, names+"an absolute path", "write it relative to this folder")
-	case relative == ".." || strings.HasPrefix(relative, "../"):
+	case aboveRoot(relative):
 		return i.blame(render.ErrRefused, u, names+"which lies outside the repository", "copy it into the repository")
 	}
 	info, err := fs.Stat(i.fsys, relative)

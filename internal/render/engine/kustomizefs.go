@@ -91,6 +91,12 @@ func (k *kustomizeFS) ReadFile(name string) ([]byte, error) {
 		return data, err
 	}
 	k.read[p] = data
+	if err := k.staysBelow(p, data); err != nil {
+		if k.failed == nil {
+			k.failed = err
+		}
+		return nil, err
+	}
 	out, err := k.inflate(p, data)
 	if err != nil && k.failed == nil {
 		k.failed = err
