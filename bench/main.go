@@ -64,14 +64,14 @@ func bench(ctx context.Context, names []string) error {
 		if err := sourceFigures(ctx); err != nil {
 			return err
 		}
-		if slices.Equal(names, []string{"sources"}) {
-			return nil
-		}
 	}
 	if wanted("render") {
 		if err := renderFigures(ctx); err != nil {
 			return err
 		}
+	}
+	if alone := []string{"sources", "render"}; len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(alone, n) }) {
+		return nil // they need no instance
 	}
 	host, err := serveImages(ctx)
 	if err != nil {

@@ -248,9 +248,9 @@ func TestHelmSeesReleases(t *testing.T) {
 	if got := a.helm(t, "get", "manifest", "web"); !strings.Contains(got, "kind: ConfigMap") || !strings.Contains(got, "k: one") {
 		t.Errorf("helm get manifest:\n%s", got)
 	}
-	r.commit(t, "more", map[string]string{"templates/n.yaml": configMap("n", "k", "v")})
+	r.commit(t, "more", map[string]string{"templates/second.yaml": configMap("second", "k", "v")})
 	a.await(t)
-	r.commit(t, "refused in the middle", map[string]string{"templates/o.yaml": configMap("o", "k", "v"), "templates/broken.yaml": brokenImage("")})
+	r.commit(t, "refused in the middle", map[string]string{"templates/third.yaml": configMap("third", "k", "v"), "templates/broken.yaml": brokenImage("")})
 	eventually(t, time.Minute, "it is rolled back", func() error {
 		if st := a.get(t).Status; st.Phase != v1alpha1.RolledBack {
 			return errPhase(st)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"unicode/utf8"
 
 	"github.com/gitopsd/gitopsd/internal/render"
 )
@@ -124,8 +125,8 @@ func FuzzSetAt(f *testing.F) {
 		f.Add(pair[0], pair[1])
 	}
 	f.Fuzz(func(t *testing.T, target, value string) {
-		if strings.ContainsAny(target, `,={}\`) {
-			return // a target is the Application's own word, and may be any
+		if strings.ContainsAny(target, `,={}\`) || !utf8.ValidString(target+value) {
+			return // a target is the Application's own word, and may be any; what is no text does not come so far
 		}
 		into := map[string]any{"keep": "this"}
 		if err := setAt(target, value, into); err != nil || strings.HasPrefix(target, "keep") {
