@@ -38,16 +38,16 @@ func main() {
 var figures = []struct {
 	name string
 	take func(context.Context, *instance, string) error
-}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}, {"engine", engineFigures}, {"flux", fluxFigures}, {"floor", floorFigures}}
+}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}, {"engine", engineFigures}, {"monorepo", monorepoFigures}, {"flux", fluxFigures}, {"floor", floorFigures}}
 
 // bench takes the figures that are named, or all.
 func bench(ctx context.Context, names []string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("it runs real containers and needs root")
 	}
-	// Peers are taken only when they are named: they have to be built first.
+	// Peers are taken only when they are named: they have to be built first. So is the monorepo, which needs an instance of its own.
 	wanted := func(name string) bool {
-		return len(names) == 0 && name != "flux" && name != "floor" || slices.Contains(names, name)
+		return len(names) == 0 && name != "flux" && name != "floor" && name != "monorepo" || slices.Contains(names, name)
 	}
 	machine()
 	if wanted("program") {

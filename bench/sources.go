@@ -18,6 +18,11 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/source"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 // probe is the argument by which bench starts itself as a process that does nothing but read a repository: its memory is
@@ -241,4 +246,117 @@ func folderSize(dir string) (sum int64) {
 		return nil
 	})
 	return sum
+}
+
+const (
+	monorepoPaths = 1000
+	monorepoFiles = 50 // of each path
+	monorepoRuns  = 7
+)
+
+// monorepoFigures have as many Applications read a path each of one repository, and change a file of one path: the time
+// from the push to the live object, and how many looked at the commit at all.
+func monorepoFigures(ctx context.Context, i *instance, _ string) error {
+	mono := &instance{repo: i.repo + "-mono"}
+	for k := range monorepoPaths {
+		if err := monorepoPath(filepath.Join(mono.repo, "apps", fmt.Sprint(k)), k); err != nil {
+			return err
+		}
+	}
+	if err := mono.git("init", "-q", "-b", "main", "."); err != nil {
+		return err
+	}
+	if err := mono.commit("README", "monorepo"); err != nil {
+		return err
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", filepath.Join(i.dir, "admin.kubeconfig"))
+	if err != nil {
+		return err
+	}
+	cfg.QPS = -1
+	client, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	for k := range monorepoPaths {
+		fmt.Fprintf(&text, "apiVersion: gitopsd.io/v1alpha1\nkind: Application\nmetadata: {name: app-%d, namespace: bench}\n"+
+			"spec: {source: {repo: %s, path: apps/%d, ref: {branch: main}}, destination: {namespace: bench}}\n---\n", k, mono.repo, k)
+	}
+	name := fmt.Sprintf("monorepo of %d paths and %d files: ", monorepoPaths, monorepoPaths*monorepoFiles)
+	started := time.Now()
+	if err := i.commit("applications.yaml", text.String()); err != nil {
+		return err
+	}
+	if err := awaitApplied(ctx, client, monorepoPaths); err != nil {
+		return err
+	}
+	row(name+"all applied", fmt.Sprintf("%.1f s", time.Since(started).Seconds()), "")
+	var times []time.Duration
+	most := 0
+	for run := range monorepoRuns {
+		started := time.Now()
+		path := fmt.Sprintf("apps/%d", 100*run)
+		if err := mono.commit(path+"/f7.txt", fmt.Sprint("changed ", run)); err != nil {
+			return err
+		}
+		err := await(ctx, func() error {
+			c, err := client.Resource(configMaps).Namespace("bench").Get(ctx, fmt.Sprint("app-", 100*run), metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if v, _, _ := unstructured.NestedString(c.Object, "data", "f7.txt"); v != fmt.Sprint("changed ", run) {
+				return fmt.Errorf("not yet")
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		times = append(times, time.Since(started))
+		looked, err := lookedAt(ctx, client, mono.head())
+		if err != nil {
+			return err
+		}
+		most = max(most, looked)
+	}
+	spread(name+"a push that changes one, to live", times, "0.5 s")
+	row(name+"most Applications that looked at such a commit", fmt.Sprint(most), "1")
+	return nil
+}
+
+// monorepoPath writes a kustomization of one Service and a ConfigMap of many files.
+func monorepoPath(dir string, k int) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	names := make([]string, monorepoFiles-2)
+	for f := range names {
+		names[f] = fmt.Sprintf("f%d.txt", f)
+		if err := os.WriteFile(filepath.Join(dir, names[f]), fmt.Appendf(nil, "file %d of %d\n", f, k), 0o644); err != nil {
+			return err
+		}
+	}
+	kustomization := fmt.Sprintf("resources: [service.yaml]\ngeneratorOptions: {disableNameSuffixHash: true}\nconfigMapGenerator: [{name: app-%d, files: [%s]}]\n", k, strings.Join(names, ", "))
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o644); err != nil {
+		return err
+	}
+	service := fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: app-%d}\nspec: {clusterIP: None, selector: {app: app-%d}}\n", k, k)
+	return os.WriteFile(filepath.Join(dir, "service.yaml"), []byte(service), 0o644)
+}
+
+var configMaps = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+
+// lookedAt counts the Applications whose status names a commit.
+func lookedAt(ctx context.Context, client dynamic.Interface, commit string) (n int, err error) {
+	list, err := client.Resource(applications).Namespace("bench").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range list.Items {
+		if seen, _, _ := unstructured.NestedString(a.Object, "status", "observedCommit"); seen == commit {
+			n++
+		}
+	}
+	return n, nil
 }
