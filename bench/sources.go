@@ -49,14 +49,19 @@ func sourceFigures(ctx context.Context) error {
 	go server.Serve(l)
 	defer server.Close()
 	for _, shape := range []struct {
-		name string
-		tip  bool
-	}{{"1 GB of history", false}, {"1 GB at the tip", true}} {
+		name   string
+		write  func(io.Writer)
+		middle bool // a commit in the middle of the history is fetched too
+	}{
+		{"1 GB of history", func(w io.Writer) { noisyCommits(w, false) }, true},
+		{"1 GB at the tip", func(w io.Writer) { noisyCommits(w, true) }, false},
+		{"300,000 small files", manyFiles, false},
+	} {
 		repo := filepath.Join(root, strings.ReplaceAll(shape.name, " ", "-"))
-		if err := largeRepository(ctx, repo, shape.tip); err != nil {
+		if err := importRepository(ctx, repo, shape.write); err != nil {
 			return err
 		}
-		if err := fetchFigures(ctx, shape.name, repo, "http://"+l.Addr().String()+"/"+filepath.Base(repo), shape.tip); err != nil {
+		if err := fetchFigures(ctx, shape.name, repo, "http://"+l.Addr().String()+"/"+filepath.Base(repo), shape.middle); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(repo); err != nil {
@@ -66,18 +71,23 @@ func sourceFigures(ctx context.Context) error {
 	return nil
 }
 
-func fetchFigures(ctx context.Context, name, repo, url string, tip bool) error {
+func fetchFigures(ctx context.Context, name, repo, url string, middle bool) error {
 	aim := "200 MiB"
-	refs := map[string]source.Ref{"": {Branch: "main"}}
-	if !tip {
+	type asked struct {
+		what string
+		ref  source.Ref
+	}
+	refs := []asked{{"", source.Ref{Branch: "main"}}}
+	if middle {
 		out, err := exec.CommandContext(ctx, "git", "-C", repo, "rev-parse", "main~500").Output()
 		if err != nil {
 			return err
 		}
-		refs[", a commit in its middle (all of it comes)"] = source.Ref{Commit: strings.TrimSpace(string(out))}
+		refs = append(refs, asked{", a commit in its middle (all of it comes)", source.Ref{Commit: strings.TrimSpace(string(out))}})
 	}
-	for what, ref := range refs {
-		first, second, err := probeSource(ctx, url, ref, func() error { return oneMore(ctx, repo) })
+	for _, a := range refs {
+		what := a.what
+		first, second, err := probeSource(ctx, url, a.ref, func() error { return oneMore(ctx, repo) })
 		if err != nil {
 			return err
 		}
@@ -104,9 +114,8 @@ func fetchFigures(ctx context.Context, name, repo, url string, tip bool) error {
 	return nil
 }
 
-// largeRepository writes a bare repository by git fast-import: each commit has one blob of noise, in a file of its own or
-// always in the same.
-func largeRepository(ctx context.Context, dir string, keep bool) error {
+// importRepository makes a bare repository of what is written for git fast-import.
+func importRepository(ctx context.Context, dir string, write func(io.Writer)) error {
 	if out, err := exec.CommandContext(ctx, "git", "init", "-q", "--bare", "-b", "main", dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("git init: %w: %s", err, out)
 	}
@@ -118,8 +127,18 @@ func largeRepository(ctx context.Context, dir string, keep bool) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	noise := rand.NewChaCha8([32]byte{1})
 	w := bufio.NewWriter(in)
+	write(w)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	in.Close()
+	return cmd.Wait()
+}
+
+// noisyCommits each have one blob of noise, in a file of its own or always in the same.
+func noisyCommits(w io.Writer, keep bool) {
+	noise := rand.NewChaCha8([32]byte{1})
 	blob := make([]byte, historyBlob)
 	for i := range historyCommits {
 		noise.Read(blob)
@@ -131,11 +150,15 @@ func largeRepository(ctx context.Context, dir string, keep bool) error {
 		w.Write(blob)
 		fmt.Fprintf(w, "\nM 100644 inline app.yaml\ndata <<END\n%sEND\n\n", smallManifest(i))
 	}
-	if err := w.Flush(); err != nil {
-		return err
+}
+
+// manyFiles is one commit of many files that are all different.
+func manyFiles(w io.Writer) {
+	fmt.Fprint(w, "commit refs/heads/main\ncommitter Ann <ann@example.org> 1700000000 +0000\ndata 1\nx\n")
+	for i := range 300_000 {
+		fmt.Fprintf(w, "M 100644 inline data/%d/%d\ndata <<END\n%sEND\n", i/300, i, smallManifest(i))
 	}
-	in.Close()
-	return cmd.Wait()
+	fmt.Fprintf(w, "M 100644 inline app.yaml\ndata <<END\n%sEND\n\n", smallManifest(-2))
 }
 
 func smallManifest(i int) string {
@@ -295,7 +318,6 @@ func monorepoFigures(ctx context.Context, i *instance, _ string) error {
 	var times []time.Duration
 	most := 0
 	for run := range monorepoRuns {
-		started := time.Now()
 		path := fmt.Sprintf("apps/%d", 100*run)
 		if err := mono.commit(path+"/f7.txt", fmt.Sprint("changed ", run)); err != nil {
 			return err
@@ -313,7 +335,15 @@ func monorepoFigures(ctx context.Context, i *instance, _ string) error {
 		if err != nil {
 			return err
 		}
-		times = append(times, time.Since(started))
+		live := time.Now()
+		pushed, err := os.Stat(filepath.Join(mono.repo, ".git/refs/heads/main")) // git add takes its time with so many files
+		if err != nil {
+			return err
+		}
+		times = append(times, live.Sub(pushed.ModTime()))
+		if err := pause(ctx, 3*time.Second); err != nil { // whoever else looks at the commit has done so
+			return err
+		}
 		looked, err := lookedAt(ctx, client, mono.head())
 		if err != nil {
 			return err
@@ -354,7 +384,7 @@ func lookedAt(ctx context.Context, client dynamic.Interface, commit string) (n i
 		return 0, err
 	}
 	for _, a := range list.Items {
-		if seen, _, _ := unstructured.NestedString(a.Object, "status", "observedCommit"); seen == commit {
+		if seen, _, _ := unstructured.NestedString(a.Object, "status", "observedCommit"); strings.HasPrefix(seen, commit) {
 			n++
 		}
 	}

@@ -2,10 +2,15 @@ package source
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/go-git/go-git/v5/plumbing"
 )
 
 // Whatever is given as a URL is refused or harmless, and what is written of it holds no password.
@@ -62,6 +67,82 @@ func FuzzInstall(f *testing.F) {
 		}
 		defer m.close()
 		_ = m.install(bytes.NewReader(pack))
+		entries, err := os.ReadDir(dir + "/objects/pack")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), ".tmp-") {
+				t.Fatalf("left behind: %s", e.Name())
+			}
+		}
+	})
+}
+
+// spoken is a remote that says what it is told to say.
+type spoken struct{ advert, answer []byte }
+
+func (s spoken) advertisement(context.Context) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(s.advert)), nil
+}
+
+func (s spoken) request(_ context.Context, encode func(io.Writer) error) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(s.answer)), encode(io.Discard)
+}
+
+func (spoken) close() {}
+
+// A list of refs is read or refused; what is read can be asked for by any ref without a panic, and errors are classified.
+func FuzzAdvertisement(f *testing.F) {
+	line := func(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
+	good := line("1111111111111111111111111111111111111111 HEAD\x00symref=HEAD:refs/heads/main shallow side-band-64k\n") +
+		line("1111111111111111111111111111111111111111 refs/heads/main\n") +
+		line("2222222222222222222222222222222222222222 refs/tags/v1.2.3\n") +
+		line("1111111111111111111111111111111111111111 refs/tags/v1.2.3^{}\n") + "0000"
+	f.Add([]byte(good))
+	f.Add([]byte(line("# service=git-upload-pack\n") + "0000" + good))
+	f.Add([]byte(line("1111111111111111111111111111111111111111 refs/heads/../../x\x00\n") + "0000"))
+	f.Add([]byte("ffff" + good))
+	f.Add([]byte(line("ERR no such repository")))
+	f.Fuzz(func(t *testing.T, advert []byte) {
+		w := &wire{conversation: spoken{advert: advert}, limits: Limits{Advert: 1 << 20}.withDefaults()}
+		list, err := w.refs(t.Context())
+		if err != nil {
+			if class := classed(t.Context(), err).Class; class == nil {
+				t.Fatalf("no class: %v", err)
+			}
+			return
+		}
+		for _, ref := range []Ref{{}, {Branch: "main"}, {Tag: "v1.2.3"}, {Semver: ">=0.0.0-0"}, {Commit: strings.Repeat("1", 40)}} {
+			if found, err := list.resolve(ref); err == nil && found.name == "" {
+				t.Fatalf("%+v is found without a name", ref)
+			}
+		}
+	})
+}
+
+// The answer to a request for a pack is taken or refused, and leaves nothing behind.
+func FuzzPackAnswer(f *testing.F) {
+	f.Add([]byte("0008NAK\nPACK\x00\x00\x00\x02\x00\x00\x00\x00\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5\x10\xad\x6a\xc7\x5c\x82\x3c\xfd\x3e\xd3\x1e"))
+	f.Add([]byte("0035shallow 1111111111111111111111111111111111111111\n00000008NAK\n0009\x01PACK0000"))
+	f.Add([]byte("001aERR upload-pack: not our ref"))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		limits := Limits{Object: 1 << 20, Pack: 1 << 20, Objects: 1000, Inflate: 1 << 24}.withDefaults()
+		m, err := openMirror(dir, "fuzz", limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.close()
+		line := func(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
+		w := &wire{limits: limits, conversation: spoken{answer: answer,
+			advert: []byte(line("1111111111111111111111111111111111111111 HEAD\x00shallow side-band-64k ofs-delta\n") + "0000")}}
+		if _, err := w.refs(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.fetch(t.Context(), m, []plumbing.Hash{plumbing.NewHash(strings.Repeat("1", 40))}); err == nil {
+			return
+		}
 		entries, err := os.ReadDir(dir + "/objects/pack")
 		if err != nil {
 			t.Fatal(err)

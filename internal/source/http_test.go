@@ -102,6 +102,26 @@ func TestHTTPCommitThatIsNoTip(t *testing.T) {
 	}
 }
 
+// What came with a history that was fetched for one commit's sake does not stay on disk.
+func TestHTTPWholeHistoryIsNotKept(t *testing.T) {
+	r := newRepo(t)
+	first := r.write("a.yaml", "one").commit("first")
+	noise := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	r.write("big", string(noise)).commit("second")
+	r.write("a.yaml", "three").commit("third")
+	srv := gitHTTP(t, filepath.Dir(r.dir), nil)
+	defer srv.Close()
+	s := openStore(t, Limits{})
+	snap := snapshotOf(t, s, Spec{URL: srv.URL + "/repo", Ref: Ref{Commit: first}})
+	if size := diskUse(snap.FS.(*tree).m.dir); size > 100<<10 || read(t, snap.FS, "a.yaml") != "one" {
+		t.Errorf("%d bytes on disk", size)
+	}
+	if next := snapshotOf(t, s, Spec{URL: srv.URL + "/repo"}); read(t, next.FS, "a.yaml") != "three" || len(read(t, next.FS, "big")) != 1<<20 || read(t, snap.FS, "a.yaml") != "one" {
+		t.Error("what came before or after is not whole")
+	}
+}
+
 // A small change of a large repository costs a small fetch, whether it comes after the last commit or instead of it.
 func TestHTTPIncrement(t *testing.T) {
 	r := newRepo(t)

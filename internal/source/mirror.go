@@ -39,6 +39,7 @@ type mirror struct {
 	trees map[plumbing.Hash]weak.Pointer[tree]
 
 	damaged bool // an object of a visible commit is gone
+	bulky   bool // the last fetch brought far more than what was wanted; guarded by fetching
 }
 
 const (

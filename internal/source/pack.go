@@ -91,7 +91,7 @@ func checkPack(f *os.File, length int64, limits Limits) (borrowed []plumbing.Has
 	case int64(count)*least > length:
 		return nil, fmt.Errorf("%d objects in %d bytes", count, length)
 	}
-	p := &packCheck{scanner: s, limits: limits, depth: make(map[int64]int, count), budget: limits.Inflate, seen: map[plumbing.Hash]bool{}}
+	p := &packCheck{scanner: s, limits: limits, depth: map[int64]int{}, budget: limits.Inflate, seen: map[plumbing.Hash]bool{}}
 	for range count {
 		if err := p.next(); err != nil {
 			return nil, err

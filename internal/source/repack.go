@@ -61,13 +61,14 @@ func (m *mirror) packs() ([]string, error) {
 	return names, err
 }
 
-// repack bounds the mirror: when many packs came together, the commits worth keeping go into one new pack and
-// the rest is deleted. The caller holds fetching.
+// repack bounds the mirror: when many packs came together, or a whole history because of one commit, the commits worth
+// keeping go into one new pack and the rest is deleted. The caller holds fetching.
 func (m *mirror) repack() error {
 	old, err := m.packs()
-	if err != nil || len(old) <= packsBeforeRepack || m.lock == nil {
+	if err != nil || len(old) <= packsBeforeRepack && !m.bulky || m.lock == nil {
 		return err
 	}
+	m.bulky = false
 	keep := m.kept()
 	objects, err := m.reachable(keep)
 	if err != nil {

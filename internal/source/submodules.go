@@ -19,7 +19,7 @@ import (
 const (
 	deepestSubmodule = 4
 	mostSubmodules   = 64
-	longestModules   = 1 << 20 // bytes of a .gitmodules
+	longestModules   = 128 << 10 // bytes of a .gitmodules; the parser takes time by the square of its sections
 )
 
 // submodule is an entry of .gitmodules (gitmodules(5)). Its name and everything else that Git would keep in a

@@ -132,6 +132,7 @@ func (w *wire) fetch(ctx context.Context, m *mirror, want []plumbing.Hash) error
 	}
 	if w.wholeHistory(want) {
 		req.Wants = w.tips()
+		m.bulky = true
 	} else if w.adv.Capabilities.Supports(capability.Shallow) {
 		_ = req.Capabilities.Set(capability.Shallow)
 		req.Depth = packp.DepthCommits(1)

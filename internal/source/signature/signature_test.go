@@ -1,9 +1,12 @@
 package signature
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
 )
 
 const (
@@ -41,6 +44,17 @@ func FuzzVerify(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	entity, err := openpgp.NewEntity("Ann", "", "ann@example.org", nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	keys.pgp = append(keys.pgp, entity)
+	var other bytes.Buffer // a signature by a key that counts, of something else
+	if err := openpgp.ArmoredDetachSign(&other, entity, strings.NewReader("something else"), nil); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte("tree 0\ngpgsig " + strings.ReplaceAll(strings.TrimSpace(other.String()), "\n", "\n ") + "\n\nx\n"))
+	f.Add([]byte("object 0\ntag v1\n\nx\n" + other.String()))
 	f.Fuzz(func(t *testing.T, object []byte) {
 		if signer, err := keys.VerifyCommit(object, time.Unix(1e9, 0)); err == nil {
 			t.Fatalf("signed by %s", signer)
