@@ -63,10 +63,18 @@ type ApplicationSpec struct {
 
 // Source is a path at a ref of a repository.
 type Source struct {
-	// Repo is the URL of the Git repository: https, http, ssh or file, or user@host:path.
+	// Repo is the URL of the Git repository (https, http, ssh or file, or user@host:path), of an artifact of a registry
+	// (oci://host/repository), or, with Chart, of a Helm repository (https or http) or of a registry's folder (oci).
 	// +kubebuilder:validation:MinLength=1
 	Repo string `json:"repo"`
-	// Ref is what to follow. Absent: the repository's default branch.
+	// Chart is the name of a chart in the Helm repository or registry at Repo; its files are what is read then. Absent: what is at
+	// Repo itself.
+	// +kubebuilder:validation:MaxLength=250
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9][-A-Za-z0-9._]*$`
+	// +optional
+	Chart string `json:"chart,omitempty"`
+	// Ref is what to follow. Absent: the default branch of a Git repository, the tag latest of an artifact, the highest version of
+	// a chart that is no pre-release.
 	// +optional
 	Ref Ref `json:"ref,omitempty"`
 	// Path is the folder inside the repository. Absent: its root.
@@ -77,7 +85,7 @@ type Source struct {
 	// +optional
 	Interval *metav1.Duration `json:"interval,omitempty"`
 	// SecretRef names a Secret of the Application's namespace with the repository's credentials: username and
-	// password, bearerToken, or identity and known_hosts; caFile besides.
+	// password, bearerToken, identity and known_hosts, or .dockerconfigjson; caFile besides.
 	// +optional
 	SecretRef *LocalReference `json:"secretRef,omitempty"`
 	// ProxySecretRef names a Secret of the Application's namespace with the proxy that the repository is reached through: address
@@ -132,6 +140,10 @@ type Ref struct {
 	// +kubebuilder:validation:Pattern=`^([0-9a-f]{40})?$`
 	// +optional
 	Commit string `json:"commit,omitempty"`
+	// Digest to stay at, of a chart's archive or of an artifact's manifest: sha256: and 64 hex digits.
+	// +kubebuilder:validation:Pattern=`^(sha256:[0-9a-f]{64})?$`
+	// +optional
+	Digest string `json:"digest,omitempty"`
 }
 
 // LocalReference names an object of the same namespace.

@@ -45,6 +45,10 @@ type ApplicationStatus struct {
 	// ObservedCommit is the newest commit seen under the ref.
 	// +optional
 	ObservedCommit string `json:"observedCommit,omitempty"`
+	// ObservedVersion is the name under which it was found, where that is not the ref itself: the tag that a range stands for, the version
+	// of a chart.
+	// +optional
+	ObservedVersion string `json:"observedVersion,omitempty"`
 	// AppliedRevision is the last revision of which every object was written.
 	// +optional
 	AppliedRevision *Revision `json:"appliedRevision,omitempty"`
@@ -87,6 +91,11 @@ type ApplicationStatus struct {
 	// Signature says who signed the observed commit. Absent when spec.source.verify is, and when the commit does not pass.
 	// +optional
 	Signature *Signature `json:"signature,omitempty"`
+	// Charts are those that the files asked for and did not hold, as they were fetched. A range stays resolved for as long as the file
+	// that asks stays as it is.
+	// +listType=atomic
+	// +optional
+	Charts []FetchedChart `json:"charts,omitempty"`
 	// Inventory are the objects that this Application made, or is about to make.
 	// +listType=atomic
 	// +optional
@@ -110,7 +119,7 @@ type ApplicationStatus struct {
 
 // Revision is rendered content: a commit and what it was rendered to.
 type Revision struct {
-	// Commit, as 40 hex digits.
+	// Commit, as 40 hex digits; of an archive its digest, sha256: and 64 hex digits.
 	Commit string `json:"commit"`
 	// Digest of the rendered objects: two commits of one digest are the same to the cluster.
 	// +optional
@@ -226,6 +235,22 @@ type Signature struct {
 	Commit string `json:"commit"`
 	// Signer is the key's kind, fingerprint and name.
 	Signer string `json:"signer"`
+}
+
+// FetchedChart is a sub-chart, or a chart of helmCharts, that was fetched from a repository.
+type FetchedChart struct {
+	Repository string `json:"repository"`
+	Name       string `json:"name"`
+	// Requested is the version or range that the file asks for.
+	// +optional
+	Requested string `json:"requested,omitempty"`
+	// Version that was taken.
+	Version string `json:"version"`
+	// Digest of its archive, or of its manifest.
+	Digest string `json:"digest"`
+	// By is the file that asks; For is the hash of what it says.
+	By  string `json:"by"`
+	For string `json:"for"`
 }
 
 // ObjectReference names an object of the cluster.

@@ -114,7 +114,7 @@ resume ends it. The ordinary way back is git revert; this one is for when Git is
 func target(app *v1alpha1.Application, to string) (v1alpha1.Revision, error) {
 	st := app.Status
 	for _, r := range st.History {
-		if to != "" && strings.HasPrefix(r.Commit, to) || to == "" && (st.AppliedRevision == nil || r.Digest != st.AppliedRevision.Digest) {
+		if to != "" && (strings.HasPrefix(r.Commit, to) || strings.HasPrefix(r.Commit, "sha256:"+to)) || to == "" && (st.AppliedRevision == nil || r.Digest != st.AppliedRevision.Digest) {
 			return r, nil
 		}
 	}

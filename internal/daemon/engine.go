@@ -72,7 +72,7 @@ func (e engine) runPipeline(ctx context.Context, sources *source.Store, renderer
 	if err != nil {
 		return err
 	}
-	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Renderer: kept, Contents: e.contents, Ledger: e.ledger,
+	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Charts: sources, Renderer: kept, Contents: e.contents, Ledger: e.ledger,
 		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Namespace: e.namespace, AllowFiles: e.options.AllowFiles, Log: e.log, Metrics: e.metrics})
 }
 

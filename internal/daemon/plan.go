@@ -158,7 +158,26 @@ func (l *Look) render(ctx context.Context, app *v1alpha1.Application, s source.S
 	if err != nil {
 		return nil, err
 	}
-	return Render(ctx, l.dataDir, req)
+	return l.complete(ctx, app, req)
+}
+
+// complete renders, and fetches the charts that the files ask for and do not hold into a folder that goes again.
+func (l *Look) complete(ctx context.Context, app *v1alpha1.Application, req render.Request) (*render.Result, error) {
+	dir, err := os.MkdirTemp("", "gitopsd-charts-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	var result *render.Result
+	err = withStore(ctx, dir, func(ctx context.Context, store *source.Store) error {
+		spec := func() (source.Spec, error) { return l.preview.Source(ctx, app) }
+		result, err = pipeline.Complete(ctx, store, spec, app, req.FS, func(files fs.FS) (*render.Result, error) {
+			req.FS = files
+			return Render(ctx, l.dataDir, req)
+		})
+		return err
+	})
+	return result, err
 }
 
 // renderAt renders an Application at a commit, or at what a branch or tag names now.
@@ -218,7 +237,13 @@ func fromRemote(ctx context.Context, spec source.Spec, rev string, use func(sour
 	defer os.RemoveAll(dir)
 	return withStore(ctx, dir, func(ctx context.Context, store *source.Store) error {
 		refs := []source.Ref{{Branch: rev}, {Tag: rev}}
-		if len(rev) == 40 && looksLikeHash(rev) {
+		switch {
+		case spec.Archived():
+			refs = []source.Ref{{Tag: rev}}
+			if strings.HasPrefix(rev, "sha256:") {
+				refs = []source.Ref{{Digest: rev}}
+			}
+		case len(rev) == 40 && looksLikeHash(rev):
 			refs = append(refs, source.Ref{Commit: rev})
 		}
 		for _, ref := range refs {
@@ -250,5 +275,6 @@ func withStore(ctx context.Context, dir string, f func(context.Context, *source.
 }
 
 func looksLikeHash(rev string) bool {
-	return len(rev) >= 4 && len(rev) <= 40 && strings.Trim(rev, "0123456789abcdef") == ""
+	hash, digest := strings.CutPrefix(rev, "sha256:")
+	return len(hash) >= 4 && (len(hash) <= 40 || digest && len(hash) <= 64) && strings.Trim(hash, "0123456789abcdef") == ""
 }

@@ -96,8 +96,9 @@ func few(texts []string, n int) string {
 
 // shortRevision is a commit as people read it; other texts stay.
 func shortRevision(r string) string {
-	if len(r) == 40 && strings.Trim(r, "0123456789abcdef") == "" {
-		return r[:8]
+	hash, digest := strings.CutPrefix(r, "sha256:")
+	if (len(hash) == 40 || digest && len(hash) == 64) && strings.Trim(hash, "0123456789abcdef") == "" {
+		return r[:len(r)-len(hash)+8]
 	}
 	return r
 }

@@ -167,7 +167,9 @@ func One(a *v1alpha1.Application, now time.Time, s Style) string {
 	}
 	row("name", s.paint(bold, a.Namespace+"/"+a.Name))
 	row("source", strings.TrimSpace(a.Spec.Source.Repo+" "+a.Spec.Source.Path))
-	row("ref", refName(a.Spec.Source.Ref))
+	row("chart", a.Spec.Source.Chart)
+	row("ref", refName(a.Spec.Source))
+	row("version", st.ObservedVersion)
 	phase, health := cmp.Or(string(st.Phase), string(v1alpha1.Pending)), cmp.Or(string(st.Health), string(v1alpha1.Unknown))
 	row("phase", s.paint(colour(phase), phase))
 	row("health", s.paint(colour(health), health))
@@ -212,8 +214,16 @@ func objectName(o v1alpha1.ObjectReference) string {
 	return o.Kind + " " + o.Namespace + "/" + o.Name
 }
 
-func refName(r v1alpha1.Ref) string {
-	return cmp.Or(r.Branch, r.Tag, r.Semver, r.Commit, "default branch")
+func refName(s v1alpha1.Source) string {
+	absent := "default branch"
+	switch {
+	case s.Chart != "":
+		absent = "highest version"
+	case strings.HasPrefix(s.Repo, "oci"):
+		absent = "latest"
+	}
+	r := s.Ref
+	return cmp.Or(r.Branch, r.Tag, r.Semver, r.Commit, r.Digest, absent)
 }
 
 func ago(t metav1.Time, now time.Time) string {

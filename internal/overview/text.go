@@ -49,5 +49,8 @@ func wrap(text string, indent string, width int) string {
 	return b.String()
 }
 
-// Short is the part of a commit's hash that people read.
-func Short(commit string) string { return commit[:min(len(commit), 8)] }
+// Short is the part of a commit's hash, or of an archive's digest, that people read.
+func Short(commit string) string {
+	hash := strings.TrimPrefix(commit, "sha256:")
+	return commit[:len(commit)-len(hash)] + hash[:min(len(hash), 8)]
+}

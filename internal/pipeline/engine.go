@@ -54,6 +54,7 @@ type Config struct {
 	Client   *rest.Config // an identity that may do everything Applications ask for, and impersonate
 	Sources  Sources
 	Renderer Renderer
+	Charts   Charts // nil: what files ask for and do not hold is not fetched
 	Contents Contents
 	Ledger   Ledger
 	// Announce tells the forge what became of a commit.
@@ -199,6 +200,7 @@ type work struct {
 	heard        source.Event
 	known        *apply.Known
 	rendered     rendered
+	charts       fetchedCharts
 	placed       placed
 	last         candidate             // the applied revision
 	wake         time.Time             // when to look again though nothing happens; zero: never

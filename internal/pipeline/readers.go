@@ -38,6 +38,9 @@ func (r *readers) note(key types.NamespacedName, s source.Snapshot, inputs rende
 		if !render.IsPath(p) {
 			continue // asked of the cluster
 		}
+		if _, fetched := render.ParseChartNeed(p); fetched {
+			continue // what is asked for changes with the file that asks
+		}
 		if !s.Direct(p) {
 			r.drop(key)
 			return

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -69,6 +70,12 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		return e.keep(ctx, app, w, failed(retry, reasonSignature, err))
 	}
 	desired, err := e.render(ctx, app, w, snapshot)
+	if errors.As(err, &errFetching{}) {
+		return e.keep(ctx, app, w, outcome{done, v1alpha1.Pending, reasonFetching, err.Error()})
+	}
+	if errors.As(err, &errCharts{}) {
+		return e.keep(ctx, app, w, failed(retry, reasonSource, err))
+	}
 	if err != nil {
 		class := stalled
 		if w.rendered.err == nil { // not remembered: it may go better the next time
@@ -111,6 +118,9 @@ func (e *Engine) source(ctx context.Context, app *v1alpha1.Application, w *work)
 		}
 		return snapshot, outcome{soon, v1alpha1.Pending, reasonFetching, "reading " + app.Spec.Source.Repo}, false
 	}
-	app.Status.ObservedCommit = snapshot.Commit
+	app.Status.ObservedCommit, app.Status.ObservedVersion = snapshot.Commit, ""
+	if spec.Archived() || spec.Ref.Semver != "" {
+		app.Status.ObservedVersion = snapshot.Ref
+	}
 	return snapshot, outcome{}, true
 }

@@ -38,8 +38,11 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	if w.rendered.commit == s.Commit && w.rendered.options == options {
 		return w.rendered.objects, w.rendered.err
 	}
-	if w.rendered.options == options && w.rendered.err == nil && len(w.rendered.inputs) > 0 && w.rendered.inputs.Match(s.FS) {
+	files := e.laid(app, w, s)
+	req.FS = files
+	if w.rendered.options == options && w.rendered.err == nil && len(w.rendered.inputs) > 0 && w.rendered.inputs.Match(files) {
 		w.rendered.commit = s.Commit // a commit that concerns others
+		w.noteCharts(app, files)
 		e.cfg.Metrics.Rendered(true)
 		e.noteReading(app, s, w.rendered.inputs)
 		return w.rendered.objects, nil
@@ -47,6 +50,12 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	result, err := e.cfg.Renderer.Render(ctx, req)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	if missing := files.missing(); err != nil && len(missing) > 0 && e.cfg.Charts != nil {
+		return nil, e.fetch(ctx, app, w, missing)
+	}
+	if err == nil {
+		w.noteCharts(app, files)
 	}
 	if passes(err) {
 		w.rendered.err = nil

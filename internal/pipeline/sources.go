@@ -92,8 +92,8 @@ func (w *work) event() source.Event {
 // sourceSpec is what to read, with the credentials that the Application names.
 func (e *Engine) sourceSpec(ctx context.Context, app *v1alpha1.Application) (source.Spec, error) {
 	s := app.Spec.Source
-	spec := source.Spec{URL: s.Repo, Submodules: s.Submodules,
-		Ref: source.Ref{Branch: s.Ref.Branch, Tag: s.Ref.Tag, Semver: s.Ref.Semver, Commit: s.Ref.Commit}}
+	spec := source.Spec{URL: s.Repo, Chart: s.Chart, Submodules: s.Submodules,
+		Ref: source.Ref{Branch: s.Ref.Branch, Tag: s.Ref.Tag, Semver: s.Ref.Semver, Commit: s.Ref.Commit, Digest: s.Ref.Digest}}
 	if s.SecretRef != nil {
 		data, err := e.secretOf(ctx, app, "spec.source.secretRef", s.SecretRef.Name)
 		if err != nil {

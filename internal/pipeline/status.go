@@ -247,4 +247,8 @@ func isTrue(b *bool) bool { return b == nil || *b }
 
 func now(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 
-func short(commit string) string { return commit[:min(len(commit), 8)] }
+// short is the part of a commit's hash, or of an archive's digest, that people read.
+func short(commit string) string {
+	hash := strings.TrimPrefix(commit, "sha256:")
+	return commit[:len(commit)-len(hash)] + hash[:min(len(hash), 8)]
+}

@@ -118,6 +118,12 @@ func parseURL(raw string) (address, error) {
 			return address{}, refusedURL("an ssh URL carries a password", "use a key: identity in the credentials")
 		}
 		return sshAddress(a.user, a.host, u.Path)
+	case "oci", "oci+http":
+		if !plainHost.MatchString(a.host) {
+			return address{}, refusedURL("the registry's URL names no host, or one that is no plain name", "write oci://host/repository")
+		}
+		a.host, a.path = strings.TrimSuffix(a.host, map[string]string{"oci": ":443", "oci+http": ":80"}[a.scheme]), "/"+strings.Trim(path.Clean("/"+u.Path), "/")
+		return a, nil
 	case "git":
 		return address{}, refusedURL("git:// proves neither side's identity", "use https:// or ssh://")
 	}

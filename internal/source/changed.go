@@ -17,6 +17,14 @@ const mostChanged = 50_000
 // that came or went with all that is below them, and folders of which the listing differs. Folders that are equal are not
 // read. False when it cannot be told, or when it is too much to tell; then anything may have changed.
 func Changed(from, to Snapshot) (paths []string, ok bool) {
+	if a, ok := from.FS.(*archive); ok {
+		b, ok := to.FS.(*archive)
+		if !ok || from.Repo != to.Repo {
+			return nil, false
+		}
+		a.root.changed(b.root, &paths)
+		return paths, len(paths) <= mostChanged
+	}
 	a, okA := from.FS.(*tree)
 	b, okB := to.FS.(*tree)
 	if !okA || !okB || a.m != b.m {
@@ -112,6 +120,9 @@ func listed(t *tree, folder found) ([]found, error) {
 
 // Direct says that no symbolic link lies on the way to name, so that what is seen there changes only when Changed names it.
 func (s Snapshot) Direct(name string) bool {
+	if a, ok := s.FS.(*archive); ok {
+		return a.direct(name)
+	}
 	t, ok := s.FS.(*tree)
 	if !ok {
 		return false

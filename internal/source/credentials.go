@@ -24,7 +24,10 @@ type Credentials struct {
 	CABundle           []byte // PEM; trusted for HTTPS besides the machine's own
 	App                App    // of GitHub; before Username
 	Proxy              *Proxy // nil: what the environment says
+	DockerConfig       []byte // .dockerconfigjson, of which the login for the registry is used, if it has one
 	lines              []credentialLine
+	logins             map[string]dockerLogin // of DockerConfig
+	identityToken      string                 // of one of them
 }
 
 // credentialLine is a line of git-credential-store(1): https://user:password@host[/path].
@@ -44,6 +47,7 @@ var credentialKeys = map[string]func(*Credentials, string){
 	"known_hosts":             func(c *Credentials, v string) { c.KnownHosts = []byte(v) },
 	"caFile":                  func(c *Credentials, v string) { c.CABundle = []byte(v) },
 	"ca.crt":                  func(c *Credentials, v string) { c.CABundle = []byte(v) },
+	".dockerconfigjson":       func(c *Credentials, v string) { c.DockerConfig = []byte(v) }, // type kubernetes.io/dockerconfigjson
 	"githubAppID":             func(c *Credentials, v string) { c.App.ID = strings.TrimSpace(v) },
 	"githubAppInstallationID": func(c *Credentials, v string) { c.App.Installation = strings.TrimSpace(v) },
 	"githubAppPrivateKey":     func(c *Credentials, v string) { c.App.PrivateKey = []byte(strings.TrimSpace(v) + "\n") },
@@ -139,6 +143,13 @@ func (c *Credentials) check() error {
 			return err
 		}
 	}
+	if len(c.DockerConfig) > 0 {
+		logins, err := dockerLogins(c.DockerConfig)
+		if err != nil {
+			return err
+		}
+		c.logins = logins
+	}
 	if !c.App.empty() {
 		return c.App.check()
 	}
@@ -150,12 +161,15 @@ func (c *Credentials) forAddress(a address) Credentials {
 	var out Credentials
 	if c != nil {
 		out = *c
-		out.lines = nil
+		out.lines, out.logins, out.DockerConfig = nil, nil, nil
 		for _, l := range c.lines {
 			if l.scheme == a.scheme && l.host == a.host && (l.path == "" || l.path == strings.Trim(a.path, "/")) {
 				out.Username, out.Password = l.user, l.password
 				break
 			}
+		}
+		if login, ok := dockerLoginFor(c.logins, a); ok && a.oci() {
+			out.Username, out.Password, out.identityToken, out.BearerToken = login.Username, login.Password, login.IdentityToken, login.RegistryToken
 		}
 	}
 	if a.scheme != "ssh" && (a.user != "" || a.password != "") {
@@ -177,7 +191,7 @@ func (c *Credentials) fingerprint() string {
 		fmt.Fprintf(h, "%q", []string{l.scheme, l.host, l.path, l.user, l.password})
 	}
 	for _, part := range []string{c.Username, c.Password, c.BearerToken, string(c.Identity), c.Passphrase, string(c.KnownHosts), string(c.CABundle),
-		c.App.ID, c.App.Installation, string(c.App.PrivateKey), c.App.BaseURL, c.Proxy.fingerprint()} {
+		c.App.ID, c.App.Installation, string(c.App.PrivateKey), c.App.BaseURL, c.Proxy.fingerprint(), c.identityToken, string(c.DockerConfig)} {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -185,7 +199,7 @@ func (c *Credentials) fingerprint() string {
 
 // register keeps the secret parts out of everything that is written, until forget is called.
 func (c *Credentials) register() (forget func()) {
-	secrets := []string{c.Password, c.BearerToken, string(c.Identity), c.Passphrase, string(c.App.PrivateKey)}
+	secrets := []string{c.Password, c.BearerToken, string(c.Identity), c.Passphrase, string(c.App.PrivateKey), c.identityToken}
 	if c.Proxy != nil {
 		secrets = append(secrets, c.Proxy.Password)
 	}

@@ -10,6 +10,8 @@ func (s *Store) Find(spec Spec, prefix string) ([]string, error) {
 		return nil, err
 	}
 	switch k {
+	case ociKind, helmKind:
+		return s.findArchives(a, spec, prefix)
 	default:
 		return s.findCommits(a, prefix)
 	}

@@ -137,15 +137,21 @@ func (s *Store) contents(now time.Time) ([]cached, error) {
 	if err != nil {
 		return nil, err
 	}
-	busy := s.busyMirrors()
+	busy := s.busy()
 	var out []cached
 	for _, e := range entries {
 		name := e.Name()
-		if !e.IsDir() || !strings.HasSuffix(name, ".git") {
+		drop := s.dropMirror
+		if strings.HasSuffix(name, shelfFolder) {
+			drop = s.dropShelf
+		} else if !strings.HasSuffix(name, ".git") {
+			continue
+		}
+		if !e.IsDir() {
 			continue
 		}
 		dir := filepath.Join(s.cfg.Dir, name)
-		c := cached{name: name, busy: busy[name], drop: func() error { return s.dropMirror(name) }}
+		c := cached{name: name, busy: busy[name], drop: func() error { return drop(name) }}
 		if c.busy {
 			touch(dir, now)
 		}
@@ -155,10 +161,10 @@ func (s *Store) contents(now time.Time) ([]cached, error) {
 	return out, nil
 }
 
-func (s *Store) busyMirrors() map[string]bool {
+func (s *Store) busy() map[string]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	busy := map[string]bool{}
+	busy := s.busyShelves()
 	for name := range s.mirrors {
 		busy[name] = s.inUse(name)
 	}
@@ -211,8 +217,22 @@ func (s *Store) dropMirror(name string) error {
 	} else if free, err := unlocked(dir); err != nil || !free {
 		return errors.Join(err, errInUse)
 	}
+	return s.discard(name)
+}
+
+// dropShelf deletes a shelf of archives unless somebody began to use it meanwhile.
+func (s *Store) dropShelf(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busyShelves()[name] {
+		return errInUse
+	}
+	return s.discard(name)
+}
+
+func (s *Store) discard(name string) error {
 	gone := filepath.Join(s.cfg.Dir, goneFolder+name)
-	if err := os.Rename(dir, gone); err != nil {
+	if err := os.Rename(filepath.Join(s.cfg.Dir, name), gone); err != nil {
 		return err
 	}
 	return os.RemoveAll(gone)

@@ -11,20 +11,32 @@ import (
 type kind int
 
 const (
-	gitKind kind = iota
+	gitKind  kind = iota
+	ociKind       // an artifact of a registry
+	helmKind      // a chart of a Helm repository over HTTP
 )
 
 // kindOf tells by the address's scheme, and by whether a chart is named, how a source is read.
 func kindOf(a address, chart string) (kind, error) {
-	if chart != "" {
-		return 0, &Error{Class: ErrRefused, Text: "charts of Helm repositories are not read", Next: "remove chart, or name a Git repository that holds the chart"}
+	if chart != "" && (strings.ContainsAny(chart, "/\\:@?#% ") || strings.HasPrefix(chart, ".")) {
+		return 0, &Error{Class: ErrRefused, Text: "chart name " + quote(chart) + " is no plain name", Next: "write the chart's name alone; the folders before it belong to the URL"}
 	}
-	return gitKind, nil
+	switch {
+	case a.oci():
+		return ociKind, nil
+	case chart == "":
+		return gitKind, nil
+	case a.scheme == "https" || a.scheme == "http":
+		return helmKind, nil
+	}
+	return 0, &Error{Class: ErrRefused, Text: "a chart is named, and the URL is neither a Helm repository's nor a registry's", Next: "write https://… or oci://…, or remove chart and name the chart's folder in path"}
 }
 
 // understood are the fields of a Ref that each kind knows.
 var understood = map[kind][]string{
-	gitKind: {"branch", "tag", "semver", "commit"},
+	gitKind:  {"branch", "tag", "semver", "commit"},
+	ociKind:  {"tag", "semver", "digest"},
+	helmKind: {"tag", "semver", "digest"},
 }
 
 // refField is a field of a Ref that is set, by its name in an Application.

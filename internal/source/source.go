@@ -87,6 +87,11 @@ type Limits struct {
 	Inflate int64         // bytes of all objects of one pack together; 16 GiB
 	Objects int           // objects in a pack, and entries in a tree with all below; 2,000,000
 	Advert  int64         // bytes of a remote's list of refs; 64 MiB
+
+	Archive  int64 // bytes of one archive on the wire; 256 MiB
+	Unpacked int64 // bytes of all files of one archive together; 1 GiB
+	Entries  int   // files and folders of one archive; 100,000
+	Index    int64 // bytes of the index of a Helm repository; 128 MiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -102,7 +107,8 @@ func (l Limits) withDefaults() Limits {
 	sizes := []struct {
 		to *int64
 		by int64
-	}{{&l.Pack, 2 << 30}, {&l.Object, 100 << 20}, {&l.Inflate, 16 << 30}, {&l.Advert, 64 << 20}}
+	}{{&l.Pack, 2 << 30}, {&l.Object, 100 << 20}, {&l.Inflate, 16 << 30}, {&l.Advert, 64 << 20},
+		{&l.Archive, 256 << 20}, {&l.Unpacked, 1 << 30}, {&l.Index, 128 << 20}}
 	for _, s := range sizes {
 		if *s.to <= 0 {
 			*s.to = s.by
@@ -110,6 +116,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Objects <= 0 {
 		l.Objects = 2_000_000
+	}
+	if l.Entries <= 0 {
+		l.Entries = 100_000
 	}
 	return l
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/go-git/go-git/v5/plumbing"
 )
@@ -38,6 +39,8 @@ type Store struct {
 	mu      sync.Mutex
 	mirrors map[string]*mirror
 	remotes map[string]*remote
+	shelves map[string]weak.Pointer[shelf]
+	indexes map[string]weak.Pointer[helmIndex]
 }
 
 // Open makes the folder usable. Everything the store does in the background ends with ctx; Wait waits for it.
@@ -55,7 +58,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, storageError(err)
 	}
-	s := &Store{ctx: ctx, cfg: cfg, random: rand.Float64, grown: make(chan struct{}, 1), tokens: appTokens{byApp: map[string]*appToken{}}, mirrors: map[string]*mirror{}, remotes: map[string]*remote{}}
+	s := &Store{ctx: ctx, cfg: cfg, random: rand.Float64, grown: make(chan struct{}, 1), tokens: appTokens{byApp: map[string]*appToken{}}, mirrors: map[string]*mirror{}, remotes: map[string]*remote{},
+		shelves: map[string]weak.Pointer[shelf]{}, indexes: map[string]weak.Pointer[helmIndex]{}}
 	if cfg.Keep != nil {
 		keep := *cfg.Keep
 		keep.Unused, keep.MaxBytes = cmp.Or(keep.Unused, 24*time.Hour), cmp.Or(keep.MaxBytes, 10<<30)
@@ -113,6 +117,8 @@ func (s *Store) At(spec Spec, commit string) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	switch k {
+	case ociKind, helmKind:
+		return s.archiveAt(a, spec, commit)
 	default:
 		snap, err := s.commitAt(a, spec.Ref, commit)
 		if err == nil && spec.Submodules {
@@ -245,6 +251,8 @@ func (s *Store) acquire(spec Spec) (*remote, error) {
 // choose has the remote asked and read as its kind is. The caller holds the store's lock.
 func (r *remote) choose(k kind, spec Spec) (err error) {
 	switch k {
+	case ociKind, helmKind:
+		return r.chooseArchive(k, spec)
 	default:
 		r.mirror, err = r.store.mirrorLocked(r.addr)
 		r.check = r.read

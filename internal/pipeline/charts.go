@@ -1,0 +1,285 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/source"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Charts fetches what files ask for and do not hold: sub-charts, and the charts of helmCharts.
+type Charts interface {
+	// Chart asks the repository of the chart; credentials of spec go to its own origin only.
+	Chart(ctx context.Context, spec source.Spec, want source.ChartRequest) (source.Chart, error)
+	// ChartAt returns one that was fetched before, without asking anybody.
+	ChartAt(want source.ChartRequest, digest string) (source.Chart, error)
+}
+
+// Laid is a snapshot's files with fetched charts laid over them, and the list of charts that were asked for.
+type Laid struct {
+	fs.FS
+	get func(render.ChartNeed) ([]byte, error) // fs.ErrNotExist: it has to be fetched
+
+	mu     sync.Mutex
+	needed map[render.ChartNeed]bool // whether it was there
+}
+
+var (
+	_ fs.ReadDirFS  = (*Laid)(nil)
+	_ fs.ReadFileFS = (*Laid)(nil)
+	_ fs.StatFS     = (*Laid)(nil)
+	_ fs.ReadLinkFS = (*Laid)(nil)
+)
+
+func lay(files fs.FS, get func(render.ChartNeed) ([]byte, error)) *Laid {
+	return &Laid{FS: files, get: get, needed: map[render.ChartNeed]bool{}}
+}
+
+func (l *Laid) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(l.FS, name) }
+func (l *Laid) Stat(name string) (fs.FileInfo, error)      { return fs.Stat(l.FS, name) }
+func (l *Laid) Lstat(name string) (fs.FileInfo, error)     { return fs.Lstat(l.FS, name) }
+func (l *Laid) ReadLink(name string) (string, error)       { return fs.ReadLink(l.FS, name) }
+func (l *Laid) missing() (out []render.ChartNeed)          { return l.those(false) }
+func (l *Laid) used() (out []render.ChartNeed)             { return l.those(true) }
+func (l *Laid) ReadFile(name string) ([]byte, error) {
+	need, ok := render.ParseChartNeed(name)
+	if !ok {
+		return fs.ReadFile(l.FS, name)
+	}
+	data, err := l.get(need)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.needed[need] = err == nil
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return data, nil
+}
+
+// those are the charts that were asked for and were there, or were not, in a stable order.
+func (l *Laid) those(there bool) []render.ChartNeed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []render.ChartNeed
+	for n, was := range l.needed {
+		if was == there {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b render.ChartNeed) int { return strings.Compare(a.Path(), b.Path()) })
+	return out
+}
+
+// fetchedCharts is what an Application's files asked for, and what came of it.
+type fetchedCharts struct {
+	mu      sync.Mutex
+	known   map[render.ChartNeed]v1alpha1.FetchedChart
+	failed  map[render.ChartNeed]error
+	pending bool // a fetch is under way
+}
+
+// recall takes up what the status says was resolved: a range means the same after a restart.
+func (f *fetchedCharts) recall(app *v1alpha1.Application) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.known != nil {
+		return
+	}
+	f.known, f.failed = map[render.ChartNeed]v1alpha1.FetchedChart{}, map[render.ChartNeed]error{}
+	for _, c := range app.Status.Charts {
+		f.known[needOf(c)] = c
+	}
+}
+
+func needOf(c v1alpha1.FetchedChart) render.ChartNeed {
+	return render.ChartNeed{Repository: c.Repository, Name: c.Name, Version: c.Requested, By: c.By, For: c.For}
+}
+
+func (f *fetchedCharts) get(n render.ChartNeed) (v1alpha1.FetchedChart, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.known[n]
+	return c, ok
+}
+
+// begin says that a fetch is to begin; false when one is under way.
+func (f *fetchedCharts) begin() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was := f.pending
+	f.pending = true
+	return !was
+}
+
+// failure is what the last attempt to fetch one of these ended with. It is given once, so that the look after it tries again.
+func (f *fetchedCharts) failure(needs []render.ChartNeed) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range needs {
+		if err := f.failed[n]; err != nil && !f.pending {
+			delete(f.failed, n)
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fetchedCharts) end(found map[render.ChartNeed]v1alpha1.FetchedChart, failed map[render.ChartNeed]error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.Copy(f.known, found)
+	f.failed, f.pending = failed, false
+}
+
+// errFetching is told as long as charts are being fetched.
+type errFetching struct{ needs []render.ChartNeed }
+
+func (e errFetching) Error() string {
+	var names []string
+	for _, n := range e.needs {
+		names = append(names, fmt.Sprintf("%s of %s", n.Name, n.Repository))
+	}
+	return "fetching chart " + strings.Join(names, ", ")
+}
+
+// errCharts is why a chart cannot be had. It may be otherwise in a while.
+type errCharts struct{ error }
+
+func (e errCharts) Unwrap() error { return e.error }
+
+// laid is a snapshot's files with what was fetched for the Application.
+func (e *Engine) laid(app *v1alpha1.Application, w *work, s source.Snapshot) *Laid {
+	w.charts.recall(app)
+	return lay(s.FS, func(n render.ChartNeed) ([]byte, error) {
+		c, ok := w.charts.get(n)
+		if !ok || e.cfg.Charts == nil {
+			return nil, fs.ErrNotExist
+		}
+		got, err := e.cfg.Charts.ChartAt(requestOf(n), c.Digest)
+		if err != nil {
+			return nil, fs.ErrNotExist // the cache lost it
+		}
+		return got.Archive, nil
+	})
+}
+
+func requestOf(n render.ChartNeed) source.ChartRequest {
+	return source.ChartRequest{Repository: n.Repository, Name: n.Name, Version: n.Version}
+}
+
+// fetch has what is missing fetched beside the pipeline, and says what to wait for, or why it cannot be had.
+func (e *Engine) fetch(ctx context.Context, app *v1alpha1.Application, w *work, missing []render.ChartNeed) error {
+	if err := w.charts.failure(missing); err != nil {
+		return errCharts{err}
+	}
+	spec, err := e.sourceSpec(ctx, app)
+	if err != nil {
+		return errCharts{err}
+	}
+	if !w.charts.begin() {
+		return errFetching{missing}
+	}
+	key := keyOf(app)
+	e.asks.Go(func() {
+		found, failed := map[render.ChartNeed]v1alpha1.FetchedChart{}, map[render.ChartNeed]error{}
+		for _, n := range missing {
+			before, _ := w.charts.get(n)
+			c, err := fetchOne(ctx, e.cfg.Charts, spec, n, before)
+			if err != nil {
+				failed[n] = err
+				continue
+			}
+			found[n] = c
+			if before.Digest == "" {
+				e.recorder.Eventf(app, corev1.EventTypeNormal, "ChartFetched", "%s: chart %s %s of %s, %s", c.By, c.Name, c.Version, c.Repository, c.Digest)
+			}
+		}
+		w.charts.end(found, failed)
+		if ctx.Err() == nil {
+			e.queue.Add(key)
+		}
+	})
+	return errFetching{missing}
+}
+
+// fetchOne fetches a chart: the very one that a range was resolved to before, if it was.
+func fetchOne(ctx context.Context, charts Charts, spec source.Spec, n render.ChartNeed, before v1alpha1.FetchedChart) (v1alpha1.FetchedChart, error) {
+	want := requestOf(n)
+	if before.Version != "" {
+		want.Version = before.Version
+	}
+	got, err := charts.Chart(ctx, spec, want)
+	if err != nil {
+		return v1alpha1.FetchedChart{}, fmt.Errorf("%s asks for chart %s: %w", n.By, n.Name, err)
+	}
+	if before.Digest != "" && before.Digest != got.Digest {
+		return v1alpha1.FetchedChart{}, fmt.Errorf("%s asks for chart %s: version %s was %s and is %s now; somebody replaced it: raise its version, or change %s to take it as it is",
+			n.By, n.Name, got.Version, before.Digest, got.Digest, n.By)
+	}
+	return v1alpha1.FetchedChart{Repository: n.Repository, Name: n.Name, Requested: n.Version, Version: got.Version, Digest: got.Digest, By: n.By, For: n.For}, nil
+}
+
+// noteCharts puts into the status what a rendering used.
+func (w *work) noteCharts(app *v1alpha1.Application, l *Laid) {
+	app.Status.Charts = nil
+	for _, n := range l.used() {
+		if c, ok := w.charts.get(n); ok {
+			app.Status.Charts = append(app.Status.Charts, c)
+		}
+	}
+	slices.SortFunc(app.Status.Charts, func(a, b v1alpha1.FetchedChart) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version), strings.Compare(a.Repository, b.Repository))
+	})
+}
+
+// mostRounds of fetching: a chart that was fetched may ask for another.
+const mostRounds = 8
+
+// Complete renders what an Application asks for, fetching charts in between, for the command line. What the status says was
+// resolved is taken again.
+func Complete(ctx context.Context, charts Charts, specOf func() (source.Spec, error), app *v1alpha1.Application, files fs.FS, try func(fs.FS) (*render.Result, error)) (*render.Result, error) {
+	archives := map[render.ChartNeed][]byte{}
+	pinned := map[render.ChartNeed]v1alpha1.FetchedChart{}
+	for _, c := range app.Status.Charts {
+		pinned[needOf(c)] = c
+	}
+	for range mostRounds {
+		l := lay(files, func(n render.ChartNeed) ([]byte, error) {
+			if data, ok := archives[n]; ok {
+				return data, nil
+			}
+			return nil, fs.ErrNotExist
+		})
+		result, err := try(l)
+		missing := l.missing()
+		if err == nil || len(missing) == 0 {
+			return result, err
+		}
+		spec, err := specOf()
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range missing {
+			c, err := fetchOne(ctx, charts, spec, n, pinned[n])
+			if err != nil {
+				return nil, err
+			}
+			got, err := charts.ChartAt(requestOf(n), c.Digest)
+			if err != nil {
+				return nil, err
+			}
+			archives[n] = got.Archive
+		}
+	}
+	return nil, errors.New("the charts that were fetched ask for ever more charts; commit them into charts/")
+}
