@@ -265,11 +265,15 @@ func Complete(ctx context.Context, charts Charts, specOf func() (source.Spec, er
 		if err == nil || len(missing) == 0 {
 			return result, err
 		}
-		spec, err := specOf()
-		if err != nil {
-			return nil, err
-		}
 		for _, n := range missing {
+			if got, err := charts.ChartAt(requestOf(n), pinned[n].Digest); err == nil {
+				archives[n] = got.Archive
+				continue
+			}
+			spec, err := specOf()
+			if err != nil {
+				return nil, err
+			}
 			c, err := fetchOne(ctx, charts, spec, n, pinned[n])
 			if err != nil {
 				return nil, err

@@ -147,8 +147,19 @@ func (h *helmIndex) refresh(ctx context.Context) error {
 		return err
 	}
 	h.known = map[string][]chartVersion{}
-	h.etags = validators{ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified"), Sum: sum}
+	h.etags = validators{ETag: resp.Header.Get("ETag"), LastModified: lastModified(resp.Header), Sum: sum}
 	return h.note()
+}
+
+// lastModified is when an answer was last changed, if that can tell it from the next: what was changed in the second in which it was
+// sent may be changed once more in it (RFC 9110, 8.8.2.2).
+func lastModified(h http.Header) string {
+	changed, err := http.ParseTime(h.Get("Last-Modified"))
+	sent, sentErr := http.ParseTime(h.Get("Date"))
+	if err != nil || sentErr != nil || sent.Sub(changed) < time.Second {
+		return ""
+	}
+	return h.Get("Last-Modified")
 }
 
 // note writes down what is known of the index on disk. The caller holds mu.

@@ -111,7 +111,7 @@ func TestOCIArtifact(t *testing.T) {
 		t.Errorf("the status is\n%s", out)
 	}
 	for _, rev := range []string{"v1.0.0", first, first[:15]} {
-		if out := i.must(t, "plan", name, "--rev", rev, "--exit-code=false"); !strings.Contains(out, `"two"`) || !strings.Contains(out, `"one"`) {
+		if out, code := i.run("plan", name, "--rev", rev); code != 2 || !strings.Contains(out, `"two"`) || !strings.Contains(out, `"one"`) {
 			t.Errorf("the plan of %s is\n%s", rev, out)
 		}
 	}
@@ -126,7 +126,9 @@ func TestOCIArtifact(t *testing.T) {
 	if leaked.Load() {
 		t.Error("the credentials came to another host")
 	}
-	i.checkHidden(t, name, password, token)
+	if !onPlain { // where there are more places to look
+		i.checkHidden(t, name, password, token)
+	}
 }
 
 // A poisoned archive is refused by name, what ran stays, and others go on.
@@ -249,7 +251,9 @@ func TestHelmRepository(t *testing.T) {
 	if leaked.Load() {
 		t.Error("the credentials came to another host")
 	}
-	i.checkHidden(t, ns+"/"+a.name, password)
+	if !onPlain {
+		i.checkHidden(t, ns+"/"+a.name, password)
+	}
 }
 
 func packedFile(t testing.TB, c *chartFolder, name string) []byte {
@@ -321,4 +325,3 @@ func TestChartDependencies(t *testing.T) {
 	})
 	i.awaitConfigMap(t, a.namespace, "cache", "1.3.0 changed")
 }
-
