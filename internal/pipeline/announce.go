@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -67,7 +68,7 @@ func wordOf(app *v1alpha1.Application) (review.Status, bool) {
 	case v1alpha1.Waiting, v1alpha1.Applying, v1alpha1.Verifying, v1alpha1.Pruning, v1alpha1.Undoing:
 		s.State, s.Description = review.Pending, string(st.Phase)
 	}
-	return s, s.State != "" && s.Commit != ""
+	return s, s.State != "" && s.Commit != "" && !strings.Contains(s.Commit, ":") // a digest is no commit of a forge
 }
 
 // announces notes that a word is on its way; false when the forge has it, or another one is.

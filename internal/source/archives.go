@@ -43,14 +43,14 @@ func (r *remote) chooseArchive(k kind, spec Spec) error {
 		if err != nil {
 			return err
 		}
-		r.check = o.read
+		r.check, r.http = o.read, o.http
 		return nil
 	}
 	index, err := r.store.indexLocked(r.addr, r.creds)
 	if err != nil {
 		return err
 	}
-	r.check = (&helmChart{index: index, chart: spec.Chart, shelf: shelf}).read
+	r.check, r.http = (&helmChart{index: index, chart: spec.Chart, shelf: shelf}).read, index.http
 	return nil
 }
 

@@ -82,6 +82,7 @@ func (s *Store) chart(ctx context.Context, a address, creds Credentials, want Ch
 	if err != nil {
 		return Chart{}, err
 	}
+	defer index.http.CloseIdleConnections()
 	versions, err := index.versions(ctx, want.Name)
 	if err != nil {
 		return Chart{}, err
@@ -113,6 +114,7 @@ func (s *Store) ociChart(ctx context.Context, a address, creds Credentials, want
 	if err != nil {
 		return Chart{}, err
 	}
+	defer o.http.CloseIdleConnections()
 	tag, err := o.tag(ctx, want.ref(), &tagList{o: o})
 	if err != nil {
 		return Chart{}, err

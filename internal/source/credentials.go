@@ -163,7 +163,7 @@ func (c *Credentials) forAddress(a address) Credentials {
 		out = *c
 		out.lines, out.logins, out.DockerConfig = nil, nil, nil
 		for _, l := range c.lines {
-			if l.scheme == a.scheme && l.host == a.host && (l.path == "" || l.path == strings.Trim(a.path, "/")) {
+			if l.scheme+"://"+l.host == a.origin() && (l.path == "" || l.path == strings.Trim(a.path, "/")) {
 				out.Username, out.Password = l.user, l.password
 				break
 			}

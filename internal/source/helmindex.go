@@ -75,25 +75,25 @@ const (
 func chartLines(in *bufio.Reader, chart string) (text []byte, form indexForm, err error) {
 	text = []byte("entries:\n")
 	inside, mine, indent := false, false, -1
+	var line []byte
 	for {
-		line, err := boundedLine(in)
-		if errors.Is(err, io.EOF) {
+		if line, err = boundedLine(in, line[:0]); errors.Is(err, io.EOF) {
 			return text, form, nil
 		}
 		if err != nil {
 			return nil, form, err
 		}
-		body := strings.TrimLeft(line, " ")
+		body := bytes.TrimLeft(line, " ")
 		depth := len(line) - len(body)
-		body = strings.TrimRight(body, " \r\n")
+		body = bytes.TrimRight(body, " \r\n")
 		switch {
-		case body == "" || body[0] == '#':
+		case len(body) == 0 || body[0] == '#':
 			if !mine {
 				continue
 			}
-		case depth == 0 && body != "-" && !strings.HasPrefix(body, "- "):
-			inside, mine = body == "entries:" || body == "entries: {}", false
-			if body == "entries: {}" || body == "entries:" {
+		case depth == 0 && body[0] != '-':
+			mine = false
+			if inside = string(body) == "entries:" || string(body) == "entries: {}"; inside {
 				form = plainIndex
 			}
 			continue
@@ -101,11 +101,11 @@ func chartLines(in *bufio.Reader, chart string) (text []byte, form indexForm, er
 			continue
 		case indent < 0 || depth == indent && body[0] != '-':
 			indent = depth
-			key, ok := strings.CutSuffix(body, ":")
+			key, ok := bytes.CutSuffix(body, []byte(":"))
 			if !ok {
 				return nil, otherIndex, nil
 			}
-			mine = strings.Trim(key, `"'`) == chart
+			mine = string(bytes.Trim(key, `"'`)) == chart
 		}
 		if mine {
 			if text = append(text, line...); len(text) > mostChart {
@@ -115,21 +115,20 @@ func chartLines(in *bufio.Reader, chart string) (text []byte, form indexForm, er
 	}
 }
 
-// boundedLine reads a line; a file may be one line alone.
-func boundedLine(in *bufio.Reader) (string, error) {
-	var whole []byte
+// boundedLine reads a line into whole; a file may be one line alone.
+func boundedLine(in *bufio.Reader, whole []byte) ([]byte, error) {
 	for {
 		part, err := in.ReadSlice('\n')
 		whole = append(whole, part...)
 		switch {
 		case len(whole) > mostChart:
-			return "", &Error{Class: ErrTooLarge, Text: "the index holds a line without end", Next: "make it with helm repo index"}
+			return nil, &Error{Class: ErrTooLarge, Text: "the index holds a line without end", Next: "make it with helm repo index"}
 		case err == nil:
-			return string(whole), nil
+			return whole, nil
 		case errors.Is(err, io.EOF) && len(whole) > 0:
-			return string(whole) + "\n", nil
+			return append(whole, '\n'), nil
 		case !errors.Is(err, bufio.ErrBufferFull):
-			return "", err
+			return nil, err
 		}
 	}
 }

@@ -21,6 +21,7 @@ type helmIndex struct {
 	name   string // the repository's URL
 	base   *url.URL
 	creds  Credentials
+	http   *http.Transport
 	client *http.Client
 	dir    *shelf
 	file   string // on disk
@@ -48,7 +49,7 @@ func openHelmIndex(s *shelf, a address, creds Credentials, limits Limits) (*helm
 		return nil, err
 	}
 	h := &helmIndex{name: a.String(), creds: creds, limits: limits, base: &url.URL{Scheme: a.scheme, Host: a.host, Path: strings.TrimSuffix(a.path, "/") + "/"},
-		client: &http.Client{Transport: watched{t}, CheckRedirect: withoutCredentials}, dir: s, file: filepath.Join(s.dir, "index.yaml"), known: map[string][]chartVersion{}}
+		http: t, client: &http.Client{Transport: watched{t}, CheckRedirect: withoutCredentials}, dir: s, file: filepath.Join(s.dir, "index.yaml"), known: map[string][]chartVersion{}}
 	h.remember()
 	return h, nil
 }

@@ -45,6 +45,7 @@ type ociRepository struct {
 	creds  Credentials
 	shelf  *shelf
 	limits Limits
+	http   *http.Transport
 	tried  bool // how the registry is spoken to is known
 
 	bad map[string]error // artifacts that were fetched whole and refused; another push is another digest
@@ -70,7 +71,7 @@ func openOCI(a address, chart string, creds Credentials, shelf *shelf, limits Li
 		Cache:      auth.NewCache(),
 		Credential: auth.StaticCredential(repo.Reference.Host(), ociCredential(creds)),
 	}
-	o := &ociRepository{name: a.String(), repo: repo, chart: chart != "", creds: creds, shelf: shelf, limits: limits, bad: map[string]error{}}
+	o := &ociRepository{name: a.String(), http: t, repo: repo, chart: chart != "", creds: creds, shelf: shelf, limits: limits, bad: map[string]error{}}
 	o.tried = !thisMachine(a.host)
 	return o, nil
 }
