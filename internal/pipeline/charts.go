@@ -25,59 +25,43 @@ type Charts interface {
 	ChartAt(want source.ChartRequest, digest string) (source.Chart, error)
 }
 
-// Laid is a snapshot's files with fetched charts laid over them, and the list of charts that were asked for.
-type Laid struct {
+// laid is files with fetched charts laid over them.
+type laid struct {
 	fs.FS
 	get func(render.ChartNeed) ([]byte, error) // fs.ErrNotExist: it has to be fetched
-
-	mu     sync.Mutex
-	needed map[render.ChartNeed]bool // whether it was there
 }
 
 var (
-	_ fs.ReadDirFS  = (*Laid)(nil)
-	_ fs.ReadFileFS = (*Laid)(nil)
-	_ fs.StatFS     = (*Laid)(nil)
-	_ fs.ReadLinkFS = (*Laid)(nil)
+	_ fs.ReadDirFS  = laid{}
+	_ fs.ReadFileFS = laid{}
+	_ fs.StatFS     = laid{}
+	_ fs.ReadLinkFS = laid{}
 )
 
-func lay(files fs.FS, get func(render.ChartNeed) ([]byte, error)) *Laid {
-	return &Laid{FS: files, get: get, needed: map[render.ChartNeed]bool{}}
-}
+func (l laid) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(l.FS, name) }
+func (l laid) Stat(name string) (fs.FileInfo, error)      { return fs.Stat(l.FS, name) }
+func (l laid) Lstat(name string) (fs.FileInfo, error)     { return fs.Lstat(l.FS, name) }
+func (l laid) ReadLink(name string) (string, error)       { return fs.ReadLink(l.FS, name) }
 
-func (l *Laid) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(l.FS, name) }
-func (l *Laid) Stat(name string) (fs.FileInfo, error)      { return fs.Stat(l.FS, name) }
-func (l *Laid) Lstat(name string) (fs.FileInfo, error)     { return fs.Lstat(l.FS, name) }
-func (l *Laid) ReadLink(name string) (string, error)       { return fs.ReadLink(l.FS, name) }
-func (l *Laid) missing() (out []render.ChartNeed)          { return l.those(false) }
-func (l *Laid) used() (out []render.ChartNeed)             { return l.those(true) }
-func (l *Laid) ReadFile(name string) ([]byte, error) {
+func (l laid) ReadFile(name string) ([]byte, error) {
 	need, ok := render.ParseChartNeed(name)
 	if !ok {
 		return fs.ReadFile(l.FS, name)
 	}
 	data, err := l.get(need)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.needed[need] = err == nil
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
 	return data, nil
 }
 
-// those are the charts that were asked for and were there, or were not, in a stable order.
-func (l *Laid) those(there bool) []render.ChartNeed {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []render.ChartNeed
-	for n, was := range l.needed {
-		if was == there {
-			out = append(out, n)
-		}
+// needsOf are the charts for want of which a render failed.
+func needsOf(err error) []render.ChartNeed {
+	var e *render.Error
+	if errors.As(err, &e) {
+		return e.Needs
 	}
-	slices.SortFunc(out, func(a, b render.ChartNeed) int { return strings.Compare(a.Path(), b.Path()) })
-	return out
+	return nil
 }
 
 // fetchedCharts is what an Application's files asked for, and what came of it.
@@ -158,9 +142,9 @@ type errCharts struct{ error }
 func (e errCharts) Unwrap() error { return e.error }
 
 // laid is a snapshot's files with what was fetched for the Application.
-func (e *Engine) laid(app *v1alpha1.Application, w *work, s source.Snapshot) *Laid {
+func (e *Engine) laid(app *v1alpha1.Application, w *work, s source.Snapshot) laid {
 	w.charts.recall(app)
-	return lay(s.FS, func(n render.ChartNeed) ([]byte, error) {
+	return laid{s.FS, func(n render.ChartNeed) ([]byte, error) {
 		c, ok := w.charts.get(n)
 		if !ok || e.cfg.Charts == nil {
 			return nil, fs.ErrNotExist
@@ -170,7 +154,7 @@ func (e *Engine) laid(app *v1alpha1.Application, w *work, s source.Snapshot) *La
 			return nil, fs.ErrNotExist // the cache lost it
 		}
 		return got.Archive, nil
-	})
+	}}
 }
 
 func requestOf(n render.ChartNeed) source.ChartRequest {
@@ -230,9 +214,10 @@ func fetchOne(ctx context.Context, charts Charts, spec source.Spec, n render.Cha
 }
 
 // noteCharts puts into the status what a rendering used.
-func (w *work) noteCharts(app *v1alpha1.Application, l *Laid) {
+func (w *work) noteCharts(app *v1alpha1.Application, inputs render.Inputs) {
 	app.Status.Charts = nil
-	for _, n := range l.used() {
+	used, _ := inputs.Charts()
+	for _, n := range used {
 		if c, ok := w.charts.get(n); ok {
 			app.Status.Charts = append(app.Status.Charts, c)
 		}
@@ -254,15 +239,14 @@ func Complete(ctx context.Context, charts Charts, specOf func() (source.Spec, er
 		pinned[needOf(c)] = c
 	}
 	for range mostRounds {
-		l := lay(files, func(n render.ChartNeed) ([]byte, error) {
+		result, err := try(laid{files, func(n render.ChartNeed) ([]byte, error) {
 			if data, ok := archives[n]; ok {
 				return data, nil
 			}
 			return nil, fs.ErrNotExist
-		})
-		result, err := try(l)
-		missing := l.missing()
-		if err == nil || len(missing) == 0 {
+		}})
+		missing := needsOf(err)
+		if len(missing) == 0 {
 			return result, err
 		}
 		for _, n := range missing {

@@ -42,7 +42,7 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	req.FS = files
 	if w.rendered.options == options && w.rendered.err == nil && len(w.rendered.inputs) > 0 && w.rendered.inputs.Match(files) {
 		w.rendered.commit = s.Commit // a commit that concerns others
-		w.noteCharts(app, files)
+		w.noteCharts(app, w.rendered.inputs)
 		e.cfg.Metrics.Rendered(true)
 		e.noteReading(app, s, w.rendered.inputs)
 		return w.rendered.objects, nil
@@ -51,11 +51,8 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if missing := files.missing(); err != nil && len(missing) > 0 && e.cfg.Charts != nil {
+	if missing := needsOf(err); len(missing) > 0 && e.cfg.Charts != nil {
 		return nil, e.fetch(ctx, app, w, missing)
-	}
-	if err == nil {
-		w.noteCharts(app, files)
 	}
 	if passes(err) {
 		w.rendered.err = nil
@@ -65,6 +62,7 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 	if err == nil {
 		r.inputs, r.revision, r.release = result.Inputs, result.Revision, result.Release
 		r.objects = desiredOf(result.Objects)
+		w.noteCharts(app, r.inputs)
 	}
 	w.rendered = r
 	e.noteReading(app, s, r.inputs)

@@ -28,8 +28,9 @@ type Error struct {
 	Line   int    // 1 for the first; 0: not known
 	Object string // "Deployment web/frontend"
 	Text   string
-	Next   string // the next step, in the imperative; may be empty
-	Err    error  // of the files or the cluster; only with ErrFiles and ErrLookup
+	Next   string      // the next step, in the imperative; may be empty
+	Err    error       // of the files or the cluster; only with ErrFiles and ErrLookup
+	Needs  []ChartNeed // charts that the files asked for and that were not there
 }
 
 func (e *Error) Error() string {

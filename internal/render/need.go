@@ -3,6 +3,8 @@ package render
 import (
 	"encoding/base64"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -27,6 +29,21 @@ func (n ChartNeed) Path() string {
 		panic(err) // strings only
 	}
 	return chartsFolder + base64.RawURLEncoding.EncodeToString(text) + ".tgz"
+}
+
+// Charts are those that a render asked for, of which there were some and were absent others, each in a stable order.
+func (in Inputs) Charts() (there, absent []ChartNeed) {
+	for _, path := range slices.Sorted(maps.Keys(in)) {
+		need, ok := ParseChartNeed(path)
+		switch {
+		case !ok:
+		case in[path].Content == "absent":
+			absent = append(absent, need)
+		default:
+			there = append(there, need)
+		}
+	}
+	return there, absent
 }
 
 // ParseChartNeed reads a path back.

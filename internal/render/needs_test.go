@@ -173,4 +173,3 @@ func TestFetchedArchiveIsBroken(t *testing.T) {
 		}
 	}
 }
-

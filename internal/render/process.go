@@ -309,7 +309,8 @@ func (j *job) result(end wire.End) (*Result, error) {
 		if j.files.failed != nil { // what the files said is closer to the cause
 			return nil, j.files.failed
 		}
-		return nil, &Error{Class: ClassOf(e.Class), File: e.File, Line: e.Line, Object: e.Object, Text: e.Text, Next: e.Next}
+		_, absent := j.files.inputs.Charts()
+		return nil, &Error{Class: ClassOf(e.Class), File: e.File, Line: e.Line, Object: e.Object, Text: e.Text, Next: e.Next, Needs: absent}
 	}
 	objects, err := Arrange(j.raw)
 	if err != nil {

@@ -112,7 +112,7 @@ func (i *inflation) run() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := render.HelmOptions{ReleaseName: release, Namespace: i.Namespace, SkipCRDs: !i.IncludeCRDs, KubeVersion: i.KubeVersion, APIVersions: slices.Concat(i.options.APIVersions, i.ApiVersions)}
+	o := render.HelmOptions{ReleaseName: release, Namespace: i.Namespace, SkipCRDs: !i.IncludeCRDs, Cluster: i.options.Cluster, KubeVersion: i.KubeVersion, APIVersions: slices.Concat(i.options.APIVersions, i.ApiVersions)}
 	if o.KubeVersion == "" {
 		o.KubeVersion = i.options.KubeVersion
 	}
