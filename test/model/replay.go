@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,9 +20,16 @@ import (
 // replayTimeout is sync.timeout where time is real: long enough for what does not wait for it, short enough to be waited for.
 const replayTimeout = 20 * time.Second
 
-// timed says that a state is one that sync.timeout has brought.
+// timed says that a state is one that sync.timeout has brought. Where the Application is suspended by then, the reason says that, and the end says it.
 func timed(states []State) bool {
-	return slices.ContainsFunc(states, func(s State) bool { return s.Reason == "NotHealthyInTime" })
+	for n, s := range states {
+		awaited := n > 0 && strings.HasPrefix(states[n-1].Intent, "Verifying")
+		rolledBack := len(s.Ends) > 0 && strings.HasPrefix(s.Ends[len(s.Ends)-1], "RolledBack")
+		if s.Reason == "NotHealthyInTime" || awaited && rolledBack && s.Intent == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // Replayable says whether a history can be waited for where time is real: where sync.timeout is short, nothing else may take as long.
