@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"testing/fstest"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -68,8 +69,13 @@ type commit struct {
 	broken  bool
 }
 
-// Open makes a commit the fs.FS of its snapshot, which the renderer here looks through.
-func (c *commit) Open(string) (fs.File, error) { return nil, fs.ErrNotExist }
+// nameFile is the one file of a commit: it holds its name, by which the renderer here finds what it declares.
+const nameFile = "commit"
+
+// Open makes a commit the fs.FS of its snapshot.
+func (c *commit) Open(name string) (fs.File, error) {
+	return fstest.MapFS{nameFile: {Data: []byte(c.name)}}.Open(name)
+}
 
 func commitName(namespace string, n int) string {
 	sum := sha1.Sum(fmt.Appendf(nil, "%s/%d", namespace, n))

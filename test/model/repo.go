@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 	"time"
@@ -101,7 +102,15 @@ func (r *repo) At(_ source.Spec, name string) (source.Snapshot, error) {
 
 // Render tells the objects of a commit.
 func (r *repo) Render(_ context.Context, req render.Request) (*render.Result, error) {
-	c := req.FS.(*commit)
+	name, err := fs.ReadFile(req.FS, nameFile)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.At(source.Spec{}, string(name))
+	if err != nil {
+		return nil, err
+	}
+	c := s.FS.(*commit)
 	if c.broken {
 		return nil, errors.New("a.yaml:1: it is no YAML")
 	}
