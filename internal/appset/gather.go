@@ -222,7 +222,7 @@ func (g *gathering) dueIn(every time.Duration) {
 
 // spec is what to read, with the credentials that the set names.
 func (g *gathering) spec(ctx context.Context, repo string, ref v1alpha1.Ref, secret *v1alpha1.LocalReference) (source.Spec, error) {
-	spec := source.Spec{URL: repo, Ref: source.Ref{Branch: ref.Branch, Tag: ref.Tag, Commit: ref.Commit}}
+	spec := source.Spec{URL: repo, Ref: source.Ref{Branch: ref.Branch, Tag: ref.Tag, Semver: ref.Semver, Commit: ref.Commit}}
 	if err := g.Allowed(g.set.Namespace, repo); err != nil {
 		return spec, err
 	}
