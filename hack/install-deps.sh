@@ -17,6 +17,8 @@ need ip iproute2
 need nft nftables
 need git git
 need curl curl
+need gpg gnupg
+need ssh-keygen openssh-client
 
 [ -n "$missing" ] || exit 0
 echo "installing:$missing"

@@ -179,6 +179,9 @@ func One(a *v1alpha1.Application, now time.Time, s Style) string {
 	if st.AppliedRevision == nil || st.AppliedRevision.Commit != st.ObservedCommit {
 		row("seen", st.ObservedCommit)
 	}
+	if g := st.Signature; g != nil {
+		row("signed", "by "+g.Signer)
+	}
 	if l := st.LastSync; l != nil {
 		row("last sync", fmt.Sprintf("%d created, %d updated, %d pruned, %d unchanged (%s)", l.Created, l.Updated, l.Pruned, l.Unchanged, l.Cause))
 		line := "written in " + l.Took.Duration.String()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +59,7 @@ func absolute(from, name string) string {
 // What counts is what is committed: the working copy and the index are not looked at.
 type localSession struct {
 	path   string
+	common string // the folder of refs, which linked worktrees share
 	limits Limits
 	repo   *git.Repository
 }
@@ -90,7 +92,7 @@ func openLocal(path string, limits Limits) (*localSession, error) {
 	case err != nil:
 		return nil, &Error{Class: ErrBroken, Text: "the repository cannot be opened", Err: err, Next: "run git fsck in it"}
 	}
-	return &localSession{path: path, limits: limits, repo: repo}, nil
+	return &localSession{path: path, common: common, limits: limits, repo: repo}, nil
 }
 
 func (l *localSession) close() {
@@ -117,17 +119,10 @@ func (l *localSession) refs(ctx context.Context) (*refList, error) {
 
 func (l *localSession) readRefs() (*refList, error) {
 	list := &refList{hashes: map[string]plumbing.Hash{}, peeled: map[string]plumbing.Hash{}}
-	iter, err := l.repo.Storer.IterReferences()
-	if err != nil {
+	if err := l.looseRefs(list.hashes); err != nil {
 		return nil, l.broken("the refs cannot be read", err)
 	}
-	err = iter.ForEach(func(r *plumbing.Reference) error {
-		if r.Type() == plumbing.HashReference {
-			list.hashes[r.Name().String()] = r.Hash()
-		}
-		return nil
-	})
-	if err != nil {
+	if err := l.packedRefs(list.hashes); err != nil {
 		return nil, l.broken("the refs cannot be read", err)
 	}
 	head, err := l.repo.Storer.Reference(plumbing.HEAD)
@@ -146,6 +141,69 @@ func (l *localSession) readRefs() (*refList, error) {
 		}
 	}
 	return list, nil
+}
+
+// looseRefs reads the files below refs. go-git's own walk leaves out what follows a file that vanishes under it, as when a
+// branch is deleted: for a moment others would be missing.
+func (l *localSession) looseRefs(into map[string]plumbing.Hash) error {
+	return filepath.WalkDir(filepath.Join(l.common, "refs")+"/", func(name string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || d.IsDir() || strings.HasSuffix(name, ".lock") {
+			return err
+		}
+		data, err := readRef(name)
+		short, relErr := filepath.Rel(l.common, name)
+		switch text := strings.TrimSpace(string(data)); {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil || relErr != nil:
+			return errors.Join(err, relErr)
+		case data == nil: // a pipe or the like
+			return nil
+		case text == "":
+			return dotgit.ErrEmptyRefFile
+		case isHash(text):
+			into[filepath.ToSlash(short)] = plumbing.NewHash(text)
+		case !strings.HasPrefix(text, "ref: "):
+			return fmt.Errorf("%s holds no hash", short)
+		}
+		return nil
+	})
+}
+
+// readRef reads the beginning of a ref's file; nil for one that is no file.
+func readRef(name string) ([]byte, error) {
+	const longest = 4096
+	info, err := os.Stat(name)
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, longest))
+}
+
+// packedRefs adds what is in packed-refs alone. It is read after the others, since git writes it before it deletes them.
+func (l *localSession) packedRefs(into map[string]plumbing.Hash) error {
+	data, err := os.ReadFile(filepath.Join(l.common, "packed-refs"))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		hash, name, ok := strings.Cut(strings.TrimRight(line, "\r"), " ")
+		if _, loose := into[name]; ok && isHash(hash) && !loose {
+			into[name] = plumbing.NewHash(hash)
+		}
+	}
+	return nil
 }
 
 func (l *localSession) broken(text string, err error) error {

@@ -1,7 +1,11 @@
 package source
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/fstest"
 )
@@ -67,5 +71,47 @@ func TestLocalRefs(t *testing.T) {
 	snap, err := s.At(Spec{URL: r.dir}, first)
 	if err != nil || snap.Subject != "first" || snap.Author != "Ann <ann@example.org>" {
 		t.Errorf("At: %+v, %v", snap, err)
+	}
+}
+
+// Of a repository in which branches come and go no other branch is missing, and it is at no time empty.
+func TestLocalRefsWhileBranchesVanish(t *testing.T) {
+	r := newRepo(t)
+	r.write("a", "1").commit("first")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		refs := filepath.Join(r.dir, ".git/refs/heads")
+		hash, err := os.ReadFile(filepath.Join(refs, "main"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for i := range 3000 { // as git does, but faster
+			name := filepath.Join(refs, fmt.Sprintf("b%d", i%7))
+			err := errors.Join(os.WriteFile(name+".lock", hash, 0o644), os.Rename(name+".lock", name), os.Remove(name))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for n := 0; ; n++ {
+		session, err := openLocal(r.dir, Limits{}.withDefaults())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := session.refs(t.Context())
+		session.close()
+		if err != nil || list.hashes["refs/heads/main"].IsZero() {
+			<-done
+			t.Fatalf("look %d: %v %+v", n, err, list)
+		}
+		select {
+		case <-done:
+			t.Logf("%d looks", n)
+			return
+		default:
+		}
 	}
 }

@@ -70,6 +70,9 @@ func TestSignedCommits(t *testing.T) {
 	if st.Signature == nil || st.Signature.Commit != st.ObservedCommit || !strings.Contains(st.Signature.Signer, "(ann)") {
 		t.Errorf("signature: %+v", st.Signature)
 	}
+	if out := i.must(t, "status", name+"/"+name); !strings.Contains(out, "signed    by SSH key SHA256:") {
+		t.Errorf("status:\n%s", out)
+	}
 
 	refused := func(commit, says string) {
 		t.Helper()
