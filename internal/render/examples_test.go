@@ -19,6 +19,7 @@ var examples = []struct {
 	{"kustomize", "overlays/production", render.Options{}},
 	{"helm", "charts/web", render.Options{Helm: render.HelmOptions{ReleaseName: "root"}}},
 	{"helm", "charts/web", render.Options{Helm: render.HelmOptions{ReleaseName: "web", Namespace: "web", ValuesFiles: []string{"values-production.yaml"}}}},
+	{"overlay", "production", render.Options{}},
 	{"applications", "apps", render.Options{}},
 	{"applications", "web", render.Options{}},
 	{"applications", "worker", render.Options{}},

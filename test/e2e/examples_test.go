@@ -62,6 +62,17 @@ func TestExampleKustomize(t *testing.T) {
 	}
 }
 
+func TestExampleOverlay(t *testing.T) {
+	i := shared(t)
+	r := example(t, "overlay")
+	r.path = "production"
+	i.follow(t, r, cascade).await(t)
+	answers(t, 10*time.Second, "http://"+i.clusterIP(t, "shop", "web")+"/", "Hello from production")
+	if n := len(i.pods(t, "shop")); n != 2 {
+		t.Errorf("%d pods, want 2", n)
+	}
+}
+
 func TestExampleHelm(t *testing.T) {
 	i := shared(t)
 	r := example(t, "helm")
