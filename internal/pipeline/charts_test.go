@@ -12,6 +12,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/source"
 	"github.com/gitopsd/gitopsd/internal/source/sourcetest"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 func cacheChart(t *testing.T, version, text string) []byte {
@@ -110,5 +111,39 @@ func TestReplacedChart(t *testing.T) {
 	_, err = fetchOne(ctx, store, source.Spec{}, need, before)
 	if err == nil || !strings.Contains(err.Error(), "web/Chart.yaml asks for chart cache: version 1.2.3 was "+before.Digest) {
 		t.Errorf("a version that was replaced: %v", err)
+	}
+}
+
+// An artifact with the files of many Applications concerns those that read what changed.
+func TestArtifactConcernsItsReaders(t *testing.T) {
+	r := sourcetest.NewRegistry(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	store, err := source.Open(ctx, source.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Wait()
+	defer cancel()
+	push := func(web string) source.Snapshot {
+		t.Helper()
+		r.Push("acme/all", nil, []sourcetest.Layer{{MediaType: "application/vnd.cncf.flux.content.v1.tar+gzip",
+			Content: sourcetest.Gzip(t, sourcetest.Tar(t, sourcetest.File("web/a.yaml", web), sourcetest.File("worker/a.yaml", "same")))}}, "latest")
+		s, err := store.Snapshot(ctx, source.Spec{URL: r.Address("acme/all")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	readers := newReaders()
+	first := push("one")
+	inputs := func(dir string) render.Inputs {
+		return render.Inputs{dir: {Names: "x"}, dir + "/a.yaml": {Content: "x"}, dir + "/absent.yaml": {Type: "absent"}}
+	}
+	web, worker := types.NamespacedName{Name: "web"}, types.NamespacedName{Name: "worker"}
+	readers.note(web, first, inputs("web"))
+	readers.note(worker, first, inputs("worker"))
+	second := push("two")
+	if readers.passOver(web, first, second) || !readers.passOver(worker, first, second) {
+		t.Error("the artifact does not concern the one that reads what changed, or concerns the other")
 	}
 }

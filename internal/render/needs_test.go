@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"archive/tar"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/source/sourcetest"
 )
 
 // fetched answers needs from a folder of archives, as whoever starts a render does.
@@ -160,11 +162,27 @@ func compareFetched(t *testing.T, p *render.Pool, dir, ours, theirs, where strin
 // An archive that was fetched is a stranger's: one that is none fails the render, by the file that asks for it.
 func TestFetchedArchiveIsBroken(t *testing.T) {
 	p := pool(t, render.PoolConfig{})
-	dir, src := t.TempDir(), t.TempDir()
-	tree(t, dir, map[string]string{"cache-1.0.0.tgz": "no archive"})
+	dir := t.TempDir()
+	zeros := sourcetest.Packed{Header: tar.Header{Typeflag: tar.TypeReg, Name: "cache/zeros", Mode: 0o644}, Content: strings.Repeat("\x00", 110<<20)}
+	archives := map[string]string{
+		"1.0.0": "no archive",
+		"2.0.0": string(sourcetest.Gzip(t, sourcetest.Tar(t, sourcetest.File("cache/Chart.yaml", "apiVersion: v2\nname: cache\nversion: 2.0.0\n"), sourcetest.File("cache/../../out.yaml", "x")))),
+		"3.0.0": string(sourcetest.Gzip(t, sourcetest.Tar(t, sourcetest.File("cache/Chart.yaml", "apiVersion: v2\nname: cache\nversion: 3.0.0\n"), zeros))),
+	}
+	for version, data := range archives {
+		tree(t, dir, map[string]string{"cache-" + version + ".tgz": data})
+	}
+	for version := range archives {
+		t.Run(version, func(t *testing.T) { brokenArchive(t, p, dir, version) })
+	}
+}
+
+func brokenArchive(t *testing.T, p *render.Pool, dir, version string) {
+	t.Helper()
+	src := t.TempDir()
 	tree(t, src, map[string]string{
-		"web/Chart.yaml":          "apiVersion: v2\nname: web\nversion: 1.0.0\ndependencies:\n- {name: cache, version: 1.0.0, repository: \"https://charts.example.org\"}\n",
-		"over/kustomization.yaml": "helmCharts:\n- {name: cache, repo: \"https://charts.example.org\", version: 1.0.0, releaseName: x}\n",
+		"web/Chart.yaml":          "apiVersion: v2\nname: web\nversion: 1.0.0\ndependencies:\n- {name: cache, version: " + version + ", repository: \"https://charts.example.org\"}\n",
+		"over/kustomization.yaml": "helmCharts:\n- {name: cache, repo: \"https://charts.example.org\", version: " + version + ", releaseName: x}\n",
 	})
 	for where, want := range map[string]string{"web": "web/Chart.yaml: the chart does not load", "over": "over/kustomization.yaml:2: chart \"cache\": the archive of https://charts.example.org does not load"} {
 		_, err := p.Render(t.Context(), render.Request{FS: &fetched{FS: os.DirFS(src), dir: dir}, Path: where})

@@ -22,6 +22,7 @@ func (s *Store) shelfLocked(name string) (*shelf, error) {
 	if err != nil {
 		return nil, err
 	}
+	open.grown = s.fetched
 	s.shelves[name] = weak.Make(open)
 	return open, nil
 }

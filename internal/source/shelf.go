@@ -19,6 +19,7 @@ import (
 type shelf struct {
 	dir    string
 	limits Limits
+	grown  func() // hears of each archive that came; nil: nobody does
 
 	mu   sync.Mutex
 	open map[string]weak.Pointer[archive] // by digest; what nobody holds is forgotten
@@ -107,6 +108,9 @@ func (s *shelf) put(digest string, fill func(*packer) (about, error)) (*archive,
 	delete(s.open, digest)
 	s.mu.Unlock()
 	s.trim()
+	if s.grown != nil {
+		s.grown()
+	}
 	return s.at(digest)
 }
 

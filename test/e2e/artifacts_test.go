@@ -325,3 +325,39 @@ func TestChartDependencies(t *testing.T) {
 	})
 	i.awaitConfigMap(t, a.namespace, "cache", "1.3.0 changed")
 }
+
+// A daemon that is killed comes back to what it ran from archives that nobody has any more: what runs is looked after, and a range is not
+// resolved anew.
+func TestArtifactsAfterARestart(t *testing.T) {
+	needsNode(t)
+	i := newInstance(t, nil)
+	i.start(t)
+	r := sourcetest.NewRegistry(t, nil)
+	digest := pushFiles(t, r, "acme/web", []string{"latest"}, sourcetest.File("c.yaml", configMap("c", "k", "kept")))
+	charts := newChartFolder(t, "", "")
+	charts.add(t, "", "cache", "1.2.3", packedChart(t, "cache", "1.2.3"))
+	a := i.source(t, "", v1alpha1.Source{Repo: r.Address("acme/web")})
+	g := newRepo(t, map[string]string{"Chart.yaml": fmt.Sprintf("apiVersion: v2\nname: web\nversion: 1.0.0\ndependencies:\n- {name: cache, version: ^1, repository: %q}\n", charts.URL), "values.yaml": "{}\n"})
+	b := i.source(t, "-chart", v1alpha1.Source{Repo: g.dir, Ref: v1alpha1.Ref{Branch: "main"}})
+	b.repo = g
+	a.awaitCommit(t, digest, v1alpha1.Applied)
+	b.await(t)
+	charts.add(t, "", "cache", "1.9.0", packedChart(t, "cache", "1.9.0"))
+	r.Close()
+	i.kill9(t)
+	i.launch(t)
+	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "c", "--type=merge", "-p", `{"data":{"k":"changed by hand"}}`)
+	i.awaitConfigMap(t, a.namespace, "c", "kept")
+	eventually(t, 30*time.Second, "the registry that is gone is told", func() error {
+		if st := a.get(t).Status; st.Source == nil || st.ObservedCommit != digest {
+			return fmt.Errorf("source %+v, seen %s", st.Source, st.ObservedCommit)
+		}
+		return nil
+	})
+	g.commit(t, "a value", map[string]string{"values.yaml": "cache: {text: after}\n"})
+	b.await(t)
+	i.awaitConfigMap(t, a.namespace, "cache", "1.2.3 after")
+	if c := b.get(t).Status.Charts; len(c) != 1 || c[0].Version != "1.2.3" {
+		t.Errorf("the status says of charts: %+v", c)
+	}
+}
