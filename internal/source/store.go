@@ -124,7 +124,10 @@ func (s *Store) At(spec Spec, commit string) (Snapshot, error) {
 		if err == nil && spec.Submodules {
 			snap.FS, err = s.laidOffline(snap.FS.(*tree), a)
 		}
-		return snap, classify(s.ctx, a.String(), err)
+		if err != nil {
+			return Snapshot{}, classify(s.ctx, a.String(), err)
+		}
+		return snap, nil
 	}
 }
 
@@ -205,6 +208,9 @@ func (spec Spec) parse() (address, kind, error) {
 	k, err := kindOf(a, spec.Chart)
 	if err == nil {
 		err = spec.Ref.validate(k)
+	}
+	if err == nil && spec.Submodules && k != gitKind {
+		err = &Error{Class: ErrRefused, Text: "submodules are asked for, and the source is no Git repository", Next: "remove submodules"}
 	}
 	if err != nil {
 		e := classed(context.Background(), err)

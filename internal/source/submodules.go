@@ -65,10 +65,19 @@ func (s submodule) address(super address) (address, error) {
 		return super.relative(s.url)
 	}
 	a, err := parseAddress(s.url, false)
-	if err == nil && a.scheme == "file" && super.scheme != "file" {
-		err = &Error{Class: ErrRefused, Text: "URL " + quote(a.String()) + " names a folder of this machine", Next: "name a repository that can be reached from elsewhere"}
+	if err != nil {
+		return a, err
 	}
-	return a, err
+	k, err := kindOf(a, "")
+	switch {
+	case err != nil:
+		return a, err
+	case k != gitKind:
+		return a, &Error{Class: ErrRefused, Text: "URL " + quote(a.String()) + " is no Git repository's", Next: "correct it"}
+	case a.scheme == "file" && super.scheme != "file":
+		return a, &Error{Class: ErrRefused, Text: "URL " + quote(a.String()) + " names a folder of this machine", Next: "name a repository that can be reached from elsewhere"}
+	}
+	return a, nil
 }
 
 func (a address) relative(to string) (address, error) {

@@ -202,6 +202,7 @@ func TestHostileSubmodules(t *testing.T) {
 		{"transport helper", modules("m", "ext::sh -c touch% "+canary), "transport helper"},
 		{"a folder of this machine", modules("m", "file://"+outside.dir), "names a folder of this machine"},
 		{"a path of this machine", modules("m", outside.dir), "names a folder of this machine"},
+		{"no Git at all", modules("m", "oci://127.0.0.1:1/x"), "is no Git repository"},
 		{"git protocol", modules("m", "git://127.0.0.1/x"), "git:// proves neither"},
 		{"out of the host", modules("m", "../../../../etc"), "leads out of"},
 		{"absolute path", modules("/etc", "../lib"), "names the path"},
@@ -232,6 +233,11 @@ func TestHostileSubmodules(t *testing.T) {
 		})
 	}
 
+	t.Run("of an artifact", func(t *testing.T) {
+		if _, err := openStore(t, Limits{}).Snapshot(t.Context(), Spec{URL: "oci://127.0.0.1:1/x", Submodules: true}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "submodules") {
+			t.Errorf("%v", err)
+		}
+	})
 	t.Run(".gitmodules is a link", func(t *testing.T) {
 		super := repoIn(t, root, "superlink")
 		super.write("other", modules("m", "../lib")).commit("x") // git itself would not make the link
