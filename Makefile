@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 GO       ?= go
 PACKAGES := ./api/... ./cmd/gitopsd/... ./cmd/gitopsd-render/... ./cmd/gitopsd-kubectl/... ./cmd/gitopsd-shim/... ./cmd/gitopsd-bridge/... ./internal/... ./test/... ./examples/...
 
-.PHONY: help build demo check vet lint unit e2e model bench fuzz generate deps clean
+.PHONY: help build demo check vet lint unit fuzzed e2e model bench fuzz generate deps clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,7 @@ build: deps ## bin/gitopsd: the whole product in one file
 demo: build ## a push, a revert and what gitopsd made of them, on this machine
 	@CGO_ENABLED=0 $(GO) run ./examples/demo
 
-check: deps vet lint unit e2e ## what CI runs: vet, linters, unit tests and end-to-end tests, under the race detector
+check: deps vet lint unit fuzzed e2e ## what CI runs: vet, linters, unit tests and end-to-end tests, under the race detector
 
 vet:
 	CGO_ENABLED=0 $(GO) vet $(PACKAGES)
@@ -42,6 +42,9 @@ build/tools/%: hack/tools/go.mod
 unit: ## unit tests under the race detector; those of containers and networks need root
 	@hack/build-bundle.sh runtime
 	$(GO) test -race -timeout 15m $$($(GO) list $(PACKAGES) ./cmd/gitopsd-runc/... | grep -v /test/e2e)
+
+fuzzed: ## every fuzz target for a few seconds
+	@FUZZTIME=3s hack/fuzz.sh
 
 e2e: ## end-to-end tests of a daemon with the race detector: on real containers, and on a cluster of somebody else's; needs root
 	@hack/build-e2e.sh

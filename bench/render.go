@@ -307,7 +307,7 @@ func plainFiles(b *renderBench) error {
 func overlayFiles(b *renderBench) error {
 	text := "namespace: web\nnamePrefix: prod-\nlabels: [{pairs: {env: prod}}]\nimages: [{name: registry.example/base-0, newTag: v2}]\n" +
 		"configMapGenerator: [{name: settings, literals: [a=b, c=d]}]\n" +
-		"patches:\n- target: {kind: Deployment}\n  patch: '[{op: replace, path: /spec/replicas, value: 3}]'\nresources:\n- mark.yaml\n"
+		"patches:\n- target: {kind: Deployment}\n  patch: '[{\"op\": \"replace\", \"path\": \"/spec/replicas\", \"value\": 3}]'\nresources:\n- mark.yaml\n"
 	for n := range 5 {
 		text += fmt.Sprintf("- ../bases/%d\n", n)
 		base := "resources: [app.yaml]\nconfigMapGenerator: [{name: base-settings-" + strconv.Itoa(n) + ", literals: [x=y]}]\n"

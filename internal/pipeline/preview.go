@@ -50,9 +50,15 @@ func (p *Preview) Signed(ctx context.Context, app *v1alpha1.Application, s sourc
 	return err
 }
 
-// Request is what an Application asks to be rendered of a snapshot, as the engine would.
+// Request is what an Application asks to be rendered of a snapshot, as the engine would: the applied commit as the revision that
+// it is, and any other as the next.
 func (p *Preview) Request(ctx context.Context, app *v1alpha1.Application, s source.Snapshot) (render.Request, error) {
-	return p.engine.request(ctx, app, s)
+	req, err := p.engine.request(ctx, app, s)
+	if r := app.Status.AppliedRevision; err == nil && r != nil && r.Commit == s.Commit {
+		req.Helm.Revision = max(r.Number, 1)
+		req.Helm.Upgrade = req.Helm.Revision > 1
+	}
+	return req, err
 }
 
 // Plan says what a sync of these objects would change. Revision is what they are called: a commit, or a folder.

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -83,6 +85,10 @@ func TestRenderedOnce(t *testing.T) {
 		return nil
 	})
 	same("after a restart")
+	body, _ := get(t, i, i.adminTransport(t), "/metrics")
+	if !strings.Contains(body, "\ngitopsd_render_cache_misses_total 0\n") || strings.Contains(body, "\ngitopsd_render_cache_hits_total 0\n") {
+		t.Errorf("a restart rendered again: %v", regexp.MustCompile(`(?m)^gitopsd_render_cache.*$`).FindAllString(body, -1))
+	}
 	if commit == a.repo.head(t) {
 		t.Fatal("the commits are one")
 	}
@@ -228,6 +234,48 @@ func (a *app) helm(t testing.TB, args ...string) string {
 		t.Fatalf("helm %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 	}
 	return out
+}
+
+// What lookup and .Capabilities give is what Helm itself gets from the same API: the manifests have the same bytes.
+func TestLookupAsHelm(t *testing.T) {
+	i := anyCluster(t)
+	const template = `{{ $one := lookup "v1" "ConfigMap" .Release.Namespace "settings" }}apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: found
+data:
+  one: {{ $one | toJson | quote }}
+  none: {{ lookup "v1" "ConfigMap" .Release.Namespace "absent" | toJson | quote }}
+  list: {{ (lookup "v1" "ConfigMap" .Release.Namespace "").items | len | quote }}
+  namespace: {{ (lookup "v1" "Namespace" "" .Release.Namespace).metadata.uid | quote }}
+  wrongly: {{ (lookup "v1" "Namespace" "default" .Release.Namespace).metadata.uid | quote }}
+  kube: {{ .Capabilities.KubeVersion.Version }} {{ .Capabilities.KubeVersion.Major }}.{{ .Capabilities.KubeVersion.Minor }}
+  has: {{ .Capabilities.APIVersions.Has "gitopsd.io/v1alpha1/Application" }} {{ .Capabilities.APIVersions.Has "apps/v1" }} {{ .Capabilities.APIVersions.Has "x/v1" }}
+  versions: {{ .Capabilities.APIVersions | sortAlpha | join "," | sha256sum }}
+`
+	r := newRepo(t, map[string]string{"Chart.yaml": chartYAML, "templates/found.yaml": template})
+	ns := nameOf(t)
+	i.namespace(t, ns)
+	i.apply(t, ns, configMap("settings", "k", "v"))
+	i.apply(t, ns, configMap("more", "k", "v"))
+	eventually(t, 30*time.Second, "the namespace has its own things", func() error {
+		_, err := i.kube.CoreV1().ConfigMaps(ns).Get(ctx(t), "kube-root-ca.crt", metav1.GetOptions{})
+		return err
+	})
+	a := newApp(i, ns, ns, r)
+	var theirs struct{ Manifest string }
+	if err := json.Unmarshal([]byte(a.helm(t, "install", ns, r.dir, "--dry-run=server", "-o", "json")), &theirs); err != nil {
+		t.Fatal(err)
+	}
+	i.createApplication(t, a.object())
+	a.await(t)
+	if err := i.kube.CoreV1().ConfigMaps(ns).Delete(ctx(t), "more", metav1.DeleteOptions{}); err != nil { // in its place there is ours now
+		t.Fatal(err)
+	}
+	ours := i.must(t, "render", ns+"/"+ns)
+	if strings.TrimSpace(ours) != strings.TrimSpace(theirs.Manifest) || !strings.Contains(ours, `\"k\":\"v\"`) {
+		t.Errorf("ours:\n%s\ntheirs:\n%s", ours, theirs.Manifest)
+	}
 }
 
 // helm list, history and get see what gitopsd deployed: revisions that are there, were replaced, or failed.
