@@ -8,6 +8,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/render"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/discovery"
 )
 
@@ -27,7 +28,7 @@ func (e *environment) get(d discovery.DiscoveryInterface) (render.Cluster, error
 	if time.Since(e.at) < fresh {
 		return e.known, nil
 	}
-	version, err := d.ServerVersion()
+	said, err := d.ServerVersion()
 	if err != nil {
 		return e.known, err
 	}
@@ -36,14 +37,26 @@ func (e *environment) get(d discovery.DiscoveryInterface) (render.Cluster, error
 		return e.known, err
 	}
 	e.known, e.at = render.Cluster{APIVersions: versionsOf(groups, lists)}, time.Now()
-	if released.MatchString(version.GitVersion) {
-		e.known.KubeVersion = version.GitVersion
-	}
+	e.known.KubeVersion = comparable(said)
 	return e.known, nil
 }
 
-// released are versions that charts can compare; a build that nobody gave a version says v0.0.0.
-var released = regexp.MustCompile(`^v?[1-9][0-9]*\.[0-9]+`)
+// comparable is a version as charts compare it. A server that was built without one says v0.0.0, and knows its minor version all the same.
+func comparable(v *apiversion.Info) string {
+	if released.MatchString(v.GitVersion) {
+		return v.GitVersion
+	}
+	major, minor := digits.FindString(v.Major), digits.FindString(v.Minor)
+	if major == "" || minor == "" {
+		return "" // that of the libraries
+	}
+	return "v" + major + "." + minor + ".0"
+}
+
+var (
+	released = regexp.MustCompile(`^v?[1-9][0-9]*\.[0-9]+`)
+	digits   = regexp.MustCompile(`^[0-9]+`)
+)
 
 // versionsOf lists groups with their versions, and those with their kinds, as Helm does (action.GetVersionSet).
 func versionsOf(groups []*metav1.APIGroup, lists []*metav1.APIResourceList) []string {

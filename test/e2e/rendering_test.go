@@ -249,7 +249,7 @@ data:
   list: {{ (lookup "v1" "ConfigMap" .Release.Namespace "").items | len | quote }}
   namespace: {{ (lookup "v1" "Namespace" "" .Release.Namespace).metadata.uid | quote }}
   wrongly: {{ (lookup "v1" "Namespace" "default" .Release.Namespace).metadata.uid | quote }}
-  kube: {{ .Capabilities.KubeVersion.Version }} {{ .Capabilities.KubeVersion.Major }}.{{ .Capabilities.KubeVersion.Minor }}
+  kube: v{{ .Capabilities.KubeVersion.Major }}.{{ .Capabilities.KubeVersion.Minor }}
   has: {{ .Capabilities.APIVersions.Has "gitopsd.io/v1alpha1/Application" }} {{ .Capabilities.APIVersions.Has "apps/v1" }} {{ .Capabilities.APIVersions.Has "x/v1" }}
   versions: {{ .Capabilities.APIVersions | sortAlpha | join "," | sha256sum }}
 `
