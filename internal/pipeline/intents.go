@@ -45,8 +45,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 		return out
 	}
 	in := &v1alpha1.Intent{ID: string(uuid.NewUUID()), Phase: string(intent.Applying), Epoch: t.cfg.Turn.Epoch, Started: now(time.Now()),
-		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest}}
-	t.numbered(&in.Revision, c.revision)
+		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Number: t.numberOf(c)}}
 	in.BaseUnhealthy, in.ServiceAccountName = ill(t.app), t.app.Spec.Destination.ServiceAccountName
 	if len(hooks) > 0 {
 		in.Hooks = &v1alpha1.HookRun{Event: t.event()}
@@ -68,6 +67,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 	}
 	st := &t.app.Status
 	st.Intent, st.Inventory = in, inventoryOf(apply.Intended(r))
+	counted(st, in.Revision)
 	st.Phase, st.Reason, st.Message = v1alpha1.Applying, reasonSyncing, proof.Plan.Summary()
 	if err := t.write(ctx, t.app, t.w); err != nil {
 		return failed(retry, reasonApply, fmt.Errorf("write the intent: %w", err))
@@ -91,11 +91,11 @@ func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) out
 	if err := t.account(entry); err != nil {
 		return failed(retry, reasonStore, err)
 	}
-	revision := &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Time: now(time.Now())}
-	t.numbered(revision, c.revision)
+	revision := &v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Number: t.numberOf(c), Time: now(time.Now())}
 	if err := t.pin(revision, c); err != nil {
 		return failed(retry, reasonStore, err)
 	}
+	counted(st, *revision)
 	st.AppliedRevision = revision
 	st.Inventory, st.Rejected = inventoryOf(proof.Held(c.objects)), nil
 	t.remember(*st.AppliedRevision)

@@ -55,7 +55,9 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 		return nil, e.fetch(ctx, app, w, missing)
 	}
 	if passes(err) {
-		w.rendered.err = nil
+		if w.rendered.err != nil { // it is not what fails now
+			w.rendered = rendered{}
+		}
 		return nil, err // no fault of the files: worth another try
 	}
 	r := rendered{commit: s.Commit, options: options, err: err}

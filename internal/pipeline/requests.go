@@ -95,22 +95,25 @@ func standing(app *v1alpha1.Application) []int64 {
 	return out
 }
 
-// numbered gives a revision its number: the one it was rendered as, or else the next.
-func (t *turn) numbered(r *v1alpha1.Revision, rendered int64) {
-	st := &t.app.Status
-	r.Number = cmp.Or(rendered, nextRevision(t.app))
+// numberOf is the number of a revision: the one it was rendered as, or else the next.
+func (t *turn) numberOf(c candidate) int64 { return cmp.Or(c.revision, nextRevision(t.app)) }
+
+// counted notes that there is a revision of this number.
+func counted(st *v1alpha1.ApplicationStatus, r v1alpha1.Revision) {
 	st.Revisions = max(st.Revisions, r.Number)
 }
 
 // lookup answers a chart from the destination, with the rights of the Application and no others.
 func (e *Engine) lookup(app *v1alpha1.Application) render.Lookup {
+	asked := false // the API what kinds it knows by now: once for each rendering
 	return func(ctx context.Context, q render.LookupQuestion) ([]byte, error) {
 		if err := e.refuseWithoutAccount(app); err != nil {
 			return nil, err
 		}
 		kind := schema.FromAPIVersionAndKind(q.APIVersion, q.Kind)
 		m, err := e.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-		if meta.IsNoMatchError(err) {
+		if meta.IsNoMatchError(err) && !asked {
+			asked = true
 			e.mapper.Reset() // it may have come just now
 			m, err = e.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 		}
