@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/render"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/discovery"
@@ -29,6 +30,9 @@ func (e *environment) get(d discovery.DiscoveryInterface) (render.Cluster, error
 		return e.known, nil
 	}
 	said, err := d.ServerVersion()
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) { // a gateway that shows the API alone
+		said, err = &apiversion.Info{}, nil
+	}
 	if err != nil {
 		return e.known, err
 	}
