@@ -280,3 +280,56 @@ func TestVerifyAltered(t *testing.T) {
 		t.Errorf("without a signature: %v", err)
 	}
 }
+
+// What a key has signed for another purpose is no signature of a commit.
+func TestVerifySSHNamespace(t *testing.T) {
+	key, pub := sshKeygen(t, "ed25519", "ann")
+	keys := keysOf(t, map[string]string{"ann.pub": pub})
+	const commit = "tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor A <a@example.org> 1 +0000\ncommitter A <a@example.org> 1 +0000\n"
+	sign := func(namespace, what string) []byte {
+		cmd := exec.Command("ssh-keygen", "-q", "-Y", "sign", "-f", key, "-n", namespace)
+		cmd.Stdin = strings.NewReader(what)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("ssh-keygen -Y sign: %v", err)
+		}
+		return []byte(commit + "gpgsig " + strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "\n ") + "\n\nmessage\n")
+	}
+	if _, err := keys.VerifyCommit(sign("git", commit+"\nmessage\n"), time.Now()); err != nil {
+		t.Error(err)
+	}
+	for namespace, what := range map[string]string{"file": commit + "\nmessage\n", "git": commit + "\nanother message\n"} {
+		if signer, err := keys.VerifyCommit(sign(namespace, what), time.Now()); err == nil {
+			t.Errorf("%s of %q counts as signed by %s", namespace, what, signer)
+		}
+	}
+}
+
+// A signature that can be forged, or one from the future, does not count.
+func TestVerifyWeakOpenPGP(t *testing.T) {
+	k := newKeyring(t)
+	key := k.generate("Old <old@example.org>", "rsa2048", "never")
+	keys := keysOf(t, map[string]string{"old.asc": string(k.export(key, "--armor"))})
+	const commit = "tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor A <a@example.org> 1 +0000\ncommitter A <a@example.org> 1 +0000\n"
+	payload := filepath.Join(k.home, "payload")
+	if err := os.WriteFile(payload, []byte(commit+"\nmessage\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sign := func(args ...string) []byte {
+		sig := k.run("gpg", append(append([]string{"--batch", "--quiet", "--no-tty"}, args...), "--armor", "--output", "-", "--detach-sign", payload)...)
+		return []byte(commit + "gpgsig " + strings.ReplaceAll(strings.TrimSpace(sig[strings.Index(sig, "-----BEGIN"):]), "\n", "\n ") + "\n\nmessage\n")
+	}
+	now := time.Now()
+	if _, err := keys.VerifyCommit(sign(), now); err != nil {
+		t.Error(err)
+	}
+	if _, err := keys.VerifyCommit(sign("--digest-algo", "SHA1", "--allow-weak-digest-algos"), now); err == nil || !strings.Contains(err.Error(), "SHA") {
+		t.Errorf("SHA-1: %v", err)
+	}
+	if _, err := keys.VerifyCommit(sign(), now.Add(-365*24*time.Hour)); err == nil {
+		t.Error("a key and a signature that are still to come count")
+	}
+	if _, err := keys.VerifyCommit(sign("--default-sig-expire", "1d"), now.Add(48*time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("a signature that has expired: %v", err)
+	}
+}
