@@ -345,7 +345,7 @@ func TestArtifactsAfterARestart(t *testing.T) {
 	charts.add(t, "", "cache", "1.9.0", packedChart(t, "cache", "1.9.0"))
 	r.Close()
 	i.kill9(t)
-	i.launch(t)
+	i.start(t)
 	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "c", "--type=merge", "-p", `{"data":{"k":"changed by hand"}}`)
 	i.awaitConfigMap(t, a.namespace, "c", "kept")
 	eventually(t, 30*time.Second, "the registry that is gone is told", func() error {
