@@ -112,7 +112,7 @@ func withoutCredentials(req *http.Request, via []*http.Request) error {
 		return &Error{Class: ErrRefused, Text: "the server redirects in circles", Next: "use the final URL"}
 	case to.Scheme != "https" && to.Scheme != "http", from.Scheme == "https" && to.Scheme == "http":
 		return &Error{Class: ErrRefused, Text: "the server redirects from " + from.Scheme + " to " + quote(to.Scheme), Next: "use the final URL"}
-	case originOf(from) != originOf(to):
+	case originOf(via[0].URL) != originOf(to): // of the first: every hop's headers are made of its
 		req.Header.Del("Authorization")
 		req.Header.Del("Cookie")
 	}
@@ -244,12 +244,9 @@ func (o *ociRepository) try(ask func() error) error {
 	return err
 }
 
-// resolve turns a tag into a digest. A HEAD is enough where the registry answers it with one: a GET of a manifest counts as a
-// pull at some.
+// resolve turns a tag into a digest. A digest is asked for too: that the archive is on the shelf does not say that these credentials
+// may see it. A HEAD is enough where the registry answers it with a digest: a GET of a manifest counts as a pull at some.
 func (o *ociRepository) resolve(ctx context.Context, tag string) (string, error) {
-	if isDigest(tag) {
-		return tag, nil
-	}
 	var desc ocispec.Descriptor
 	err := o.try(func() (err error) {
 		desc, err = o.repo.Manifests().Resolve(ctx, tag)
@@ -262,7 +259,7 @@ func (o *ociRepository) resolve(ctx context.Context, tag string) (string, error)
 	if err != nil {
 		return "", o.explain(err, tag)
 	}
-	if d := desc.Digest.String(); isDigest(d) {
+	if d := desc.Digest.String(); isDigest(d) && (d == tag || !isDigest(tag)) {
 		return d, nil
 	}
 	return "", &Error{Class: ErrBroken, Text: "the registry names the artifact by " + quote(desc.Digest.String()) + ", which is no sha256 digest"}

@@ -246,6 +246,10 @@ func TestOCICredentialsStayAtHome(t *testing.T) {
 		if r.Header.Get("Authorization") != "" {
 			leaked.Store(true)
 		}
+		if path, first := strings.CutPrefix(r.URL.Path, "/once"); first { // and on to another place of its own
+			http.Redirect(w, r, path, http.StatusTemporaryRedirect)
+			return
+		}
 		blobs.ServeHTTP(w, r)
 	}))
 	t.Cleanup(cdn.Close)
@@ -253,7 +257,7 @@ func TestOCICredentialsStayAtHome(t *testing.T) {
 		blobs = next
 		return basic(user, password)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Path, "/blobs/") {
-				http.Redirect(w, r, cdn.URL+r.URL.Path, http.StatusTemporaryRedirect)
+				http.Redirect(w, r, cdn.URL+"/once"+r.URL.Path, http.StatusTemporaryRedirect)
 				return
 			}
 			next.ServeHTTP(w, r)
@@ -263,6 +267,22 @@ func TestOCICredentialsStayAtHome(t *testing.T) {
 	got, err := openStore(t, Limits{}).Snapshot(t.Context(), Spec{URL: r.Address("acme/web"), Credentials: &Credentials{Username: user, Password: password}})
 	if err != nil || got.Commit != want || leaked.Load() {
 		t.Errorf("through a redirect: %v, leaked %v", err, leaked.Load())
+	}
+}
+
+// An archive that is there for one reader is none for another who has not shown its right, be its digest known.
+func TestShelfIsNoWayAroundCredentials(t *testing.T) {
+	const user, password = "robot", "canary-oci-password-43"
+	r := sourcetest.NewRegistry(t, basicAuth(user, password))
+	digest := r.Push("acme/web", nil, fluxLayers(t, sourcetest.File("a", "1")), "latest")
+	s := openStore(t, Limits{})
+	for _, ref := range []Ref{{}, {Digest: digest}} {
+		if got, err := s.Snapshot(t.Context(), Spec{URL: r.Address("acme/web"), Ref: ref, Credentials: &Credentials{Username: user, Password: password}}); err != nil || got.Commit != digest {
+			t.Errorf("with credentials, %s: %v", ref, err)
+		}
+		if got, err := s.Snapshot(t.Context(), Spec{URL: r.Address("acme/web"), Ref: ref}); !errors.Is(err, ErrAuth) {
+			t.Errorf("without, %s: %v, %v", ref, got.Commit, err)
+		}
 	}
 }
 

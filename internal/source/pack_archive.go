@@ -178,6 +178,9 @@ func (p *packer) header(h *tar.Header, r io.Reader, strip bool) error {
 			return p.top(h)
 		}
 	}
+	if name == "." && h.Typeflag != tar.TypeDir {
+		return refusedEntry(h.Name, "stands for the root and is no folder")
+	}
 	switch h.Typeflag {
 	case tar.TypeReg:
 		if sparse(h) {
