@@ -209,13 +209,16 @@ func (s *Store) dropMirror(name string) error {
 	}
 	dir := filepath.Join(s.cfg.Dir, name)
 	if m := s.mirrors[name]; m != nil {
-		if m.lock == nil {
+		if m.lock == nil || !m.fetching.TryLock() { // a remote that was let go of may still be about to end
 			return errInUse
 		}
+		defer m.fetching.Unlock()
 		m.close()
 		delete(s.mirrors, name)
-	} else if free, err := unlocked(dir); err != nil || !free {
-		return errors.Join(err, errInUse)
+	} else if free, err := unlocked(dir); err != nil {
+		return err
+	} else if !free {
+		return errInUse
 	}
 	return s.discard(name)
 }
