@@ -8,7 +8,9 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/bundle"
+	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/render"
+	"github.com/gitopsd/gitopsd/internal/render/cache"
 	"k8s.io/client-go/rest"
 )
 
@@ -17,11 +19,11 @@ import (
 func Render(ctx context.Context, dataDir string, req render.Request) (*render.Result, error) {
 	programs, err := bundle.Unpack(filepath.Join(dataDir, "bundle"))
 	if os.IsPermission(err) || os.IsNotExist(err) {
-		cache, cacheErr := os.UserCacheDir()
-		if cacheErr != nil {
+		home, homeErr := os.UserCacheDir()
+		if homeErr != nil {
 			return nil, err
 		}
-		programs, err = bundle.Unpack(filepath.Join(cache, "gitopsd", "bundle"))
+		programs, err = bundle.Unpack(filepath.Join(home, "gitopsd", "bundle"))
 	}
 	if err != nil {
 		return nil, err
@@ -31,7 +33,29 @@ func Render(ctx context.Context, dataDir string, req render.Request) (*render.Re
 		return nil, err
 	}
 	defer pool.Close()
-	return pool.Render(ctx, req)
+	if req.Owner == "" { // a folder, and no Application
+		return pool.Render(ctx, req)
+	}
+	return keptBeside(dataDir, pool).Render(ctx, req)
+}
+
+// keptBeside answers from what the instance in dataDir keeps, where this user may read that: a chart with random values is told as
+// it is applied. The rest is rendered here and kept by nobody.
+func keptBeside(dataDir string, next cache.Renderer) cache.Renderer {
+	dir := filepath.Join(dataDir, "rendered")
+	key := filepath.Join(dir, "key")
+	if _, err := os.Stat(key); err != nil {
+		return next
+	}
+	box, err := intent.OpenBox(key)
+	if err != nil {
+		return next
+	}
+	kept, err := cache.Open(cache.Config{Dir: filepath.Join(dir, "results"), Box: box, ReadOnly: true}, next)
+	if err != nil {
+		return next
+	}
+	return kept
 }
 
 // RenderApplication renders an Application at the commit that its instance saw last, from the instance's mirror, with what the

@@ -137,6 +137,48 @@ func TestCacheKnowsReleases(t *testing.T) {
 	}
 }
 
+// Who looks beside the process that keeps finds what is kept, and leaves everything as it is.
+func TestCacheIsRead(t *testing.T) {
+	dir := t.TempDir()
+	k := keep(t, dir, 0)
+	first := k.print(t, dice(diceChart))
+	half := filepath.Join(k.dir, filepath.Base(dirs(t, k.dir)[0]), ".new-half") // the other process is writing
+	if err := os.WriteFile(half, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	box, err := intent.OpenBox(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cache.Open(cache.Config{Dir: k.dir, Box: box, ReadOnly: true, Bytes: 1}, pool(t, render.PoolConfig{Workers: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := &keeper{Cache: c}
+	if got := reader.print(t, dice(diceChart)); got != first {
+		t.Errorf("rendered again: %s", got)
+	}
+	other := dice(with(diceChart, "c/values.yaml", "a: b"))
+	if reader.print(t, other) == reader.print(t, other) {
+		t.Error("what the reader rendered was kept")
+	}
+	if files, _ := filepath.Glob(filepath.Join(k.dir, "*", "*")); len(files) != 2 || len(dirs(t, k.dir)) != 1 {
+		t.Errorf("the folder has %v", files)
+	}
+	if _, err := os.Stat(half); err != nil {
+		t.Errorf("what the other process was writing: %v", err)
+	}
+}
+
+func dirs(t *testing.T, dir string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%v, %v", names, err)
+	}
+	return names
+}
+
 // Applications of one namespace share what knows no releases; those of another do not.
 func TestCacheIsShared(t *testing.T) {
 	files := fstest.MapFS{"p/a.yaml": {Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")}}

@@ -92,6 +92,9 @@ func TestRenderedOnce(t *testing.T) {
 	if commit == a.repo.head(t) {
 		t.Fatal("the commits are one")
 	}
+	if out, code := i.run("plan", a.namespace+"/"+a.name); code != 0 {
+		t.Errorf("a plan of what is applied has changes: exit code %d\n%s", code, out)
+	}
 	a.repo.commit(t, "of the chart", map[string]string{"chart/values.yaml": "mark: two\n"})
 	st := a.await(t).Status
 	second := a.secret(t, "dice")

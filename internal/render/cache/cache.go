@@ -54,6 +54,8 @@ type Config struct {
 	Bytes int64          // of all files; 0: 512 MiB. The least recently used go first.
 	Seen  func(hit bool) // called for each request; may be nil
 	Log   *slog.Logger   // nil: silent
+	// ReadOnly is for who looks beside the process that keeps: nothing is written, removed or touched.
+	ReadOnly bool
 }
 
 // Cache is a Renderer that renders each input once. It is safe for concurrent use.
@@ -87,8 +89,10 @@ func Open(cfg Config, next Renderer) (*Cache, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder of rendered objects: %w", err)
+	if !cfg.ReadOnly {
+		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make folder of rendered objects: %w", err)
+		}
 	}
 	c := &Cache{cfg: cfg, next: next, keys: map[string][]*entry{}}
 	files, err := filepath.Glob(filepath.Join(cfg.Dir, "*", "*"))
@@ -98,11 +102,16 @@ func Open(cfg Config, next Renderer) (*Cache, error) {
 	for _, file := range files {
 		e, ok := c.found(file)
 		if !ok {
-			_ = os.Remove(file) // half written, when a process before this one died
+			if !cfg.ReadOnly {
+				_ = os.Remove(file) // half written, when a process before this one died
+			}
 			continue
 		}
 		c.keys[e.key] = append(c.keys[e.key], e)
 		c.bytes += e.size
+	}
+	if cfg.ReadOnly {
+		return c, nil
 	}
 	c.removeEmpty()
 	c.mu.Lock()
@@ -150,6 +159,9 @@ func (c *Cache) Render(ctx context.Context, req render.Request) (*render.Result,
 	c.cfg.Seen(false)
 	if result, err = c.next.Render(ctx, req); err != nil {
 		return nil, err
+	}
+	if c.cfg.ReadOnly {
+		return result, nil
 	}
 	if err := c.put(keys, result); err != nil { // what is not kept may come out otherwise after a restart
 		return nil, &render.Error{Class: render.ErrInternal, Text: err.Error(), Next: "make room on the disk of the data folder"}
@@ -325,6 +337,9 @@ func (k *kept) encode(r *render.Result) ([]byte, error) {
 
 // touch notes that an entry was used, also for the next process.
 func (c *Cache) touch(e *entry) {
+	if c.cfg.ReadOnly {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.used = time.Now()
@@ -341,6 +356,9 @@ func (c *Cache) drop(e *entry) {
 // discard removes an entry and its file. The caller holds the lock.
 func (c *Cache) discard(e *entry) {
 	if c.remove(func(other *entry) bool { return other == e }, e.key) == 0 {
+		return
+	}
+	if c.cfg.ReadOnly {
 		return
 	}
 	err := os.Remove(filepath.Join(c.cfg.Dir, e.path()))
