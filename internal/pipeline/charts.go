@@ -69,6 +69,7 @@ type fetchedCharts struct {
 	mu      sync.Mutex
 	known   map[render.ChartNeed]v1alpha1.FetchedChart
 	failed  map[render.ChartNeed]error
+	told    bool // what failed was told once, and is to be tried again
 	pending bool // a fetch is under way
 }
 
@@ -105,33 +106,41 @@ func (f *fetchedCharts) begin() bool {
 	return !was
 }
 
-// failure is what the last attempt to fetch one of these ended with. It is given once, so that the look after it tries again.
-func (f *fetchedCharts) failure(needs []render.ChartNeed) error {
+// failure is what the last attempt to fetch one of these ended with, and whether that is news: the look after the one that told it
+// tries again.
+func (f *fetchedCharts) failure(needs []render.ChartNeed) (err error, news bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range needs {
-		if err := f.failed[n]; err != nil && !f.pending {
-			delete(f.failed, n)
-			return err
+		if err := f.failed[n]; err != nil {
+			news, f.told = !f.told, true
+			return err, news
 		}
 	}
-	return nil
+	return nil, false
 }
 
 func (f *fetchedCharts) end(found map[render.ChartNeed]v1alpha1.FetchedChart, failed map[render.ChartNeed]error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	maps.Copy(f.known, found)
-	f.failed, f.pending = failed, false
+	f.failed, f.told, f.pending = failed, false, false
 }
 
 // errFetching is told as long as charts are being fetched.
-type errFetching struct{ needs []render.ChartNeed }
+type errFetching struct {
+	needs  []render.ChartNeed
+	before error // what the last attempt ended with
+}
 
 func (e errFetching) Error() string {
 	var names []string
 	for _, n := range e.needs {
-		names = append(names, fmt.Sprintf("%s of %s", n.Name, n.Repository))
+		repository, err := source.Canonical(n.Repository) // without the password that somebody may have written there
+		if err != nil {
+			repository = "its repository"
+		}
+		names = append(names, fmt.Sprintf("%s of %s", n.Name, repository))
 	}
 	return "fetching chart " + strings.Join(names, ", ")
 }
@@ -140,6 +149,20 @@ func (e errFetching) Error() string {
 type errCharts struct{ error }
 
 func (e errCharts) Unwrap() error { return e.error }
+
+// ofCharts is what becomes of an Application whose charts are being fetched, or cannot be had; false for any other error.
+func ofCharts(err error) (outcome, bool) {
+	var fetching errFetching
+	switch {
+	case errors.As(err, &fetching) && fetching.before != nil:
+		return failed(done, reasonSource, fetching.before), true
+	case errors.As(err, &fetching):
+		return outcome{done, v1alpha1.Pending, reasonFetching, err.Error()}, true
+	case errors.As(err, &errCharts{}):
+		return failed(retry, reasonSource, err), true
+	}
+	return outcome{}, false
+}
 
 // laid is a snapshot's files with what was fetched for the Application.
 func (e *Engine) laid(app *v1alpha1.Application, w *work, s source.Snapshot) laid {
@@ -163,15 +186,16 @@ func requestOf(n render.ChartNeed) source.ChartRequest {
 
 // fetch has what is missing fetched beside the pipeline, and says what to wait for, or why it cannot be had.
 func (e *Engine) fetch(ctx context.Context, app *v1alpha1.Application, w *work, missing []render.ChartNeed) error {
-	if err := w.charts.failure(missing); err != nil {
-		return errCharts{err}
+	before, news := w.charts.failure(missing)
+	if news {
+		return errCharts{before}
 	}
 	spec, err := e.sourceSpec(ctx, app)
 	if err != nil {
 		return errCharts{err}
 	}
 	if !w.charts.begin() {
-		return errFetching{missing}
+		return errFetching{missing, before}
 	}
 	key := keyOf(app)
 	e.asks.Go(func() {
@@ -193,7 +217,7 @@ func (e *Engine) fetch(ctx context.Context, app *v1alpha1.Application, w *work, 
 			e.queue.Add(key)
 		}
 	})
-	return errFetching{missing}
+	return errFetching{missing, before}
 }
 
 // fetchOne fetches a chart: the very one that a range was resolved to before, if it was.

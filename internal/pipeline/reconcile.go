@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -70,11 +69,8 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		return e.keep(ctx, app, w, failed(retry, reasonSignature, err))
 	}
 	desired, err := e.render(ctx, app, w, snapshot)
-	if errors.As(err, &errFetching{}) {
-		return e.keep(ctx, app, w, outcome{done, v1alpha1.Pending, reasonFetching, err.Error()})
-	}
-	if errors.As(err, &errCharts{}) {
-		return e.keep(ctx, app, w, failed(retry, reasonSource, err))
+	if out, ok := ofCharts(err); ok {
+		return e.keep(ctx, app, w, out)
 	}
 	if err != nil {
 		class := stalled

@@ -45,6 +45,9 @@ func (s *Store) chartAddress(spec Spec, want ChartRequest) (address, Credentials
 	if a.scheme != "https" && a.scheme != "http" && !a.oci() {
 		return a, Credentials{}, refusedURL("chart repository "+quote(want.Repository)+" is reached by neither https nor oci", "write https://host/path or oci://host/path")
 	}
+	if a.user != "" || a.password != "" {
+		return a, Credentials{}, refusedURL("the URL of chart repository "+a.String()+" holds credentials, which everybody sees who reads the file", "remove them, and give them in source.secretRef")
+	}
 	if strings.ContainsAny(want.Name, "/\\:@?#%") || want.Name == "" || strings.HasPrefix(want.Name, ".") {
 		return a, Credentials{}, refusedURL("chart name "+quote(want.Name)+" is no plain name", "write the name alone")
 	}

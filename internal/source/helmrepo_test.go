@@ -254,9 +254,12 @@ func TestFetchCharts(t *testing.T) {
 	if leaked.Load() {
 		t.Error("the credentials came to another host")
 	}
-	for name, want := range map[string]ChartRequest{"no such version": {home.URL, "redis", "3"}, "a path": {home.URL, "../redis", "1"}, "a file": {"file:///etc", "redis", "1"}, "ssh": {"git@host:x", "redis", "1"}} {
+	for name, want := range map[string]ChartRequest{"no such version": {home.URL, "redis", "3"}, "a path": {home.URL, "../redis", "1"}, "a file": {"file:///etc", "redis", "1"}, "ssh": {"git@host:x", "redis", "1"},
+		"a password": {strings.Replace(home.URL, "://", "://"+user+":"+password+"@", 1), "redis", "1"}} {
 		if got, err := s.Chart(t.Context(), spec, want); err == nil {
 			t.Errorf("%s: got %s", name, got.Version)
+		} else if strings.Contains(err.Error(), password) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -324,6 +324,9 @@ func TestChartDependencies(t *testing.T) {
 		return nil
 	})
 	i.awaitConfigMap(t, a.namespace, "cache", "1.3.0 changed")
+	repo.add(t, "", "cache", "7.0.0", packedChart(t, "cache", "7.0.0"))
+	a.await(t) // it is looked for again by itself
+	i.awaitConfigMap(t, a.namespace, "cache", "7.0.0 changed")
 }
 
 // A daemon that is killed comes back to what it ran from archives that nobody has any more: what runs is looked after, and a range is not
