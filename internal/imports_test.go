@@ -58,6 +58,7 @@ var mustNotLink = []struct{ library, only string }{
 	{"helm.sh/helm/", "internal/render/engine"},
 	{"sigs.k8s.io/kustomize/", "internal/render/engine"},
 	{"github.com/go-git/", "internal/source"},
+	{"oras.land/", "internal/source"},
 	{"github.com/google/go-github/", "internal/review"},
 	{"k8s.io/kubectl/", "cmd/gitopsd-kubectl"},
 }

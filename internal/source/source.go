@@ -4,6 +4,9 @@
 // repository, and fetches into it at most once at a time. Subscribe follows a ref by polling, and local
 // repositories by file notifications too; Snapshot answers once; At answers from the mirror alone.
 //
+// Artifacts of registries and charts of Helm repositories come as archives, which are kept by digest and read in place; Chart
+// fetches those that the files of others ask for.
+//
 // Everything a remote sends is hostile: sizes, counts and times are limited, packs are checked before they are
 // indexed, a tree is complete before its commit becomes visible, and no file of a repository is ever written
 // to disk by its name. Host keys are always checked, and credentials go to the origin they were given for and
