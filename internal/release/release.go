@@ -130,7 +130,7 @@ func pack(content []byte) ([]byte, error) {
 }
 
 // most bounds what a release is unpacked to: anybody who may write Secrets may have written it.
-const most = 64 << 20
+const most = 16 << 20
 
 func unpack(held []byte) ([]byte, error) {
 	zipped, err := base64.StdEncoding.DecodeString(string(held))

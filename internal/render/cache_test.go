@@ -159,7 +159,7 @@ func TestCacheIsRead(t *testing.T) {
 		t.Errorf("rendered again: %s", got)
 	}
 	other := dice(with(diceChart, "c/values.yaml", "a: b"))
-	if reader.print(t, other) == reader.print(t, other) {
+	if once := reader.print(t, other); once == reader.print(t, other) {
 		t.Error("what the reader rendered was kept")
 	}
 	if files, _ := filepath.Glob(filepath.Join(k.dir, "*", "*")); len(files) != 2 || len(dirs(t, k.dir)) != 1 {
