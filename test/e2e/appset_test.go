@@ -2,14 +2,18 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/test/github"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -177,4 +181,61 @@ spec:
 	if err := os.Rename(r.dir+"-away", r.dir); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// One Application for each open pull request that has the label, at its commit; it goes when the pull request is closed.
+func TestApplicationSetOfPullRequests(t *testing.T) {
+	const token = "canary-pulls-token-51fe"
+	i := anyCluster(t)
+	name := nameOf(t)
+	i.namespace(t, name)
+	i.secret(t, name, "forge", corev1.SecretTypeOpaque, map[string]string{"token": token})
+	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "main")})
+	r.git(t, "checkout", "-q", "-b", "feature/One")
+	commit := r.commit(t, "one", map[string]string{"c.yaml": configMap("c", "k", "one")})
+	r.git(t, "checkout", "-q", "main")
+
+	api := github.New(t)
+	open := atomic.Bool{}
+	open.Store(true)
+	api.Handle(http.MethodGet, "/repos/{owner}/{repo}/pulls", func(w http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") != "Bearer "+token || req.PathValue("owner") != "acme" || req.PathValue("repo") != "infra" {
+			t.Errorf("asked for %s with %q", req.URL, req.Header.Get("Authorization"))
+		}
+		example := func() map[string]any {
+			pull := api.Example(http.MethodGet, "/repos/{owner}/{repo}/pulls", http.StatusOK)
+			pull["requested_teams"] = []any{} // of which the example lacks what the description asks for
+			return pull
+		}
+		labelled, other := example(), example()
+		labelled["number"] = 7
+		labelled["head"].(map[string]any)["ref"], labelled["head"].(map[string]any)["sha"] = "feature/One", commit
+		labelled["labels"].([]any)[0].(map[string]any)["name"] = "preview"
+		pulls := []any{other}
+		if open.Load() {
+			pulls = append(pulls, labelled)
+		}
+		github.Answer(w, http.StatusOK, pulls)
+	})
+	i.apply(t, name, fmt.Sprintf(`apiVersion: gitopsd.io/v1alpha1
+kind: ApplicationSet
+metadata: {name: previews, namespace: %[1]s}
+spec:
+  generators:
+  - pullRequests: {url: %[2]s, owner: acme, repo: infra, labels: [preview], interval: 10s, secretRef: {name: forge}}
+  template:
+    metadata: {name: "pr-{{ .number }}", annotations: {branch: "{{ .branch }}"}}
+    spec: {source: {repo: %[3]s, ref: {commit: "{{ .sha }}"}}, destination: {namespace: %[1]s}, sync: {onDelete: Cascade}}
+`, name, api.URL, r.dir))
+	i.awaitApps(t, name, "pr-7")
+	checkMaps(t, i, name, map[string]string{"c": "one"})
+	open.Store(false)
+	i.awaitApps(t, name)
+	eventually(t, 20*time.Second, "what the preview made is gone", func() error {
+		_, err := i.kube.CoreV1().ConfigMaps(name).Get(ctx(t), "c", metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("c: %v", err)
+		}
+		return nil
+	})
 }

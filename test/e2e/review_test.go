@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,34 +13,31 @@ import (
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/test/github"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // forge takes commit statuses as GitHub's API does, from who has the token.
 type forge struct {
-	*httptest.Server
+	*github.Server
 	mu   sync.Mutex
 	said map[string][]string // by commit: "state: description"
 }
 
 func newForge(t testing.TB, token string) *forge {
-	f := &forge{said: map[string][]string{}}
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /api/v3/repos/acme/infra/statuses/{sha}", func(w http.ResponseWriter, r *http.Request) {
+	f := &forge{Server: github.New(t), said: map[string][]string{}}
+	const path = "/repos/{owner}/{repo}/statuses/{sha}"
+	f.Handle(http.MethodPost, path, func(w http.ResponseWriter, r *http.Request) {
 		var s struct{ State, Context, Description string }
-		if r.Header.Get("Authorization") != "Bearer "+token || json.NewDecoder(r.Body).Decode(&s) != nil || len([]rune(s.Description)) > 140 {
-			w.WriteHeader(http.StatusUnprocessableEntity)
-			return
+		if r.Header.Get("Authorization") != "Bearer "+token || json.NewDecoder(r.Body).Decode(&s) != nil || len([]rune(s.Description)) > 140 || r.PathValue("owner")+"/"+r.PathValue("repo") != "acme/infra" {
+			t.Errorf("%s %+v with %q", r.URL.Path, s, r.Header.Get("Authorization"))
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.said[r.PathValue("sha")] = append(f.said[r.PathValue("sha")], s.Context+" "+s.State+": "+s.Description)
-		w.WriteHeader(http.StatusCreated)
-		fmt.Fprint(w, "{}")
+		github.Answer(w, http.StatusCreated, f.Example(http.MethodPost, path, http.StatusCreated))
 	})
-	f.Server = httptest.NewServer(mux)
-	t.Cleanup(f.Close)
 	return f
 }
 
@@ -68,7 +64,7 @@ func TestCommitStatus(t *testing.T) {
 	a := i.follow(t, r, withTimeout(2*time.Second), func(app *v1alpha1.Application) {
 		i.secret(t, app.Namespace, "forge", corev1.SecretTypeOpaque, map[string]string{"token": token})
 		app.Spec.Source.Repo, app.Spec.Source.Interval = server.URL+"/acme/infra", &metav1.Duration{Duration: time.Second}
-		app.Spec.Source.CommitStatus = &v1alpha1.CommitStatus{URL: f.URL + "/api/v3", SecretRef: v1alpha1.LocalReference{Name: "forge"}}
+		app.Spec.Source.CommitStatus = &v1alpha1.CommitStatus{URL: f.URL, SecretRef: v1alpha1.LocalReference{Name: "forge"}}
 	})
 	good := a.await(t).Status.AppliedRevision.Commit
 	last := func(commit, want string) {

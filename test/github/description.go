@@ -134,7 +134,7 @@ func (d *description) response(path, method string, status int, body []byte) err
 	return d.validate(body, at...)
 }
 
-// example is a value that the description gives for an answer, for tests to build upon; nil when there is none.
+// example is a value that the description gives for an answer, of a list its first item, for tests to build upon; nil when there is none.
 func (d *description) example(path, method string, status int) map[string]any {
 	examples, _ := d.at("paths", path, strings.ToLower(method), "responses", strconv.Itoa(status), "content", "application/json", "examples")
 	named, _ := examples.(map[string]any)
@@ -145,8 +145,12 @@ func (d *description) example(path, method string, status int) map[string]any {
 			return nil
 		}
 		var out map[string]any
+		var list []map[string]any
 		if json.Unmarshal(text, &out) == nil {
 			return out
+		}
+		if json.Unmarshal(text, &list) == nil && len(list) > 0 {
+			return list[0]
 		}
 	}
 	return nil

@@ -65,7 +65,7 @@ func (s *Server) Handle(method, path string, h http.HandlerFunc) {
 	})
 }
 
-// Example is what the description gives as an answer of an operation, for a test to alter and send.
+// Example is what the description gives as an answer of an operation, of a list its first item, for a test to alter and send.
 func (s *Server) Example(method, path string, status int) map[string]any {
 	s.t.Helper()
 	v := s.desc.example(path, method, status)
