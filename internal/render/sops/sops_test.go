@@ -50,11 +50,22 @@ var someRules = [][]string{
 	{"encrypted_regex: ^stringData$", "mac_only_encrypted: true"},
 }
 
+var built string // folder of the program, which is large
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(built)
+	}
+	os.Exit(code)
+}
+
 var sopsTool = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "gitopsd-oracle-sops")
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	cmd := exec.Command("go", "install", "github.com/getsops/sops/v3/cmd/sops@v3.13.2")
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
