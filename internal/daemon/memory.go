@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,6 +46,7 @@ func limitMemory(ctx context.Context) {
 				debug.SetGCPercent(p.percent)
 				if p.percent == restPercent {
 					debug.FreeOSMemory()
+					now = processorTime() // which was no work of anybody's
 				}
 			}
 			used = now
@@ -119,11 +121,17 @@ func number(name string) (uint64, bool) {
 	return n, err == nil
 }
 
-// processorTime is what this process has used of all cores.
+// processorTime is what this process has used of all cores, without the collector of garbage: of a large heap that alone would look like work.
 func processorTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	collector := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}}
+	metrics.Read(collector)
+	var collecting time.Duration
+	if v := collector[0].Value; v.Kind() == metrics.KindFloat64 {
+		collecting = time.Duration(v.Float64() * float64(time.Second))
+	}
+	return time.Duration(u.Utime.Nano()+u.Stime.Nano()) - collecting
 }
