@@ -23,9 +23,10 @@ import (
 )
 
 const (
-	// gather is how long changes are gathered before they are written together.
-	gather      = 20 * time.Millisecond
-	retryPeriod = time.Second
+	// gather is how long changes are gathered before they are written together, at least and at most.
+	gather       = 20 * time.Millisecond
+	mostGathered = time.Second
+	retryPeriod  = time.Second
 )
 
 // Run is the network of a node until ctx ends: it waits for the node's podCIDR, when c has none, makes the node ready, and keeps the rules
@@ -136,6 +137,7 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 	defer check.Stop()
 	retry := time.NewTimer(0) // the first write
 	defer retry.Stop()
+	var took time.Duration
 	for {
 		select {
 		case <-ctx.Done():
@@ -148,7 +150,7 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 			p.touch(nil) // an event may be lost
 			continue
 		case <-p.changed:
-			if !pause(ctx, gather) {
+			if !pause(ctx, gathering(took)) {
 				return nil
 			}
 		case <-check.C:
@@ -157,11 +159,17 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 			}
 		case <-retry.C:
 		}
+		began := time.Now()
 		if !p.sync() {
 			retry.Reset(retryPeriod)
 		}
+		took = time.Since(began)
 	}
 }
+
+// gathering is how long changes are gathered before all rules are thought over again, when that took so long the last time: with thousands of Services
+// that come one by one it is not to take more than a fifth of a core.
+func gathering(took time.Duration) time.Duration { return min(max(gather, 4*took), mostGathered) }
 
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
