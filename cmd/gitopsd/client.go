@@ -108,25 +108,37 @@ func (c *clients) find(ctx context.Context, name string) (*v1alpha1.Application,
 	if err != nil {
 		return nil, err
 	}
-	var found []*v1alpha1.Application
-	var names []string
-	for i := range all.Items {
-		app := &all.Items[i]
-		full := app.Namespace + "/" + app.Name
-		names = append(names, full)
-		if name == full || name == app.Name {
-			found = append(found, app)
-		}
+	var names []types.NamespacedName
+	for _, app := range all.Items {
+		names = append(names, types.NamespacedName{Namespace: app.Namespace, Name: app.Name})
 	}
-	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		return nil, fmt.Errorf("Application %s exists in %d namespaces; write NAMESPACE/%s", name, len(found), name)
-	case len(names) == 0:
+	if len(names) == 0 {
 		return nil, errors.New("there is no Application yet; make one with: gitopsd up --repo URL")
 	}
-	return nil, fmt.Errorf("there is no Application %s; there are: %s", name, strings.Join(names, ", "))
+	n, err := pick("Application", names, name)
+	if err != nil {
+		return nil, err
+	}
+	return &all.Items[n], nil
+}
+
+// pick finds the one that a person means by NAME or NAMESPACE/NAME.
+func pick(kind string, names []types.NamespacedName, name string) (int, error) {
+	var found []int
+	var all []string
+	for n, full := range names {
+		all = append(all, full.String())
+		if name == full.String() || name == full.Name {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return 0, fmt.Errorf("there is no %s %s; there are: %s", kind, name, strings.Join(all, ", "))
+	}
+	return 0, fmt.Errorf("%s %s exists in %d namespaces; write NAMESPACE/%s", kind, name, len(found), name)
 }
 
 func (c *clients) get(ctx context.Context, namespace, name string) (*v1alpha1.Application, error) {

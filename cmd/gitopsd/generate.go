@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/daemon"
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 )
 
@@ -101,22 +101,16 @@ func (c *connection) set(ctx context.Context, name string) (*v1alpha1.Applicatio
 	if err := cs.apps.Get().Resource("applicationsets").Do(ctx).Into(all); err != nil {
 		return nil, c.explain(err)
 	}
-	var found []*v1alpha1.ApplicationSet
-	var names []string
-	for i := range all.Items {
-		full := all.Items[i].Namespace + "/" + all.Items[i].Name
-		names = append(names, full)
-		if name == full || name == all.Items[i].Name {
-			found = append(found, &all.Items[i])
-		}
+	var names []types.NamespacedName
+	for _, set := range all.Items {
+		names = append(names, types.NamespacedName{Namespace: set.Namespace, Name: set.Name})
 	}
-	switch {
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		return nil, fmt.Errorf("ApplicationSet %s exists in %d namespaces; write NAMESPACE/%s", name, len(found), name)
-	case len(names) == 0:
+	if len(names) == 0 {
 		return nil, errors.New("there is no ApplicationSet; try one out with: gitopsd generate -f FILE")
 	}
-	return nil, fmt.Errorf("there is no ApplicationSet %s; there are: %s", name, strings.Join(names, ", "))
+	n, err := pick("ApplicationSet", names, name)
+	if err != nil {
+		return nil, err
+	}
+	return &all.Items[n], nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -147,4 +148,41 @@ func (a *app) checkHealing(t testing.TB) {
 		}
 		return err
 	})
+}
+
+// A repository that has moved on its own server is followed there; one that has moved to another server does not get the credentials there.
+func TestGitRedirects(t *testing.T) {
+	i := anyCluster(t)
+	r := newRepo(t, map[string]string{"c.yaml": configMap("c", "k", "one")})
+	name := nameOf(t)
+	i.namespace(t, name)
+	i.secret(t, name, "git", corev1.SecretTypeOpaque, map[string]string{"username": "git", "password": "canary-git-password"})
+	moved := unstartedGitServer(t, r, "git", "canary-git-password")
+	inner := moved.Config.Handler
+	moved.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if rest, old := strings.CutPrefix(req.URL.Path, "/old/"); old {
+			http.Redirect(w, req, "/"+rest+"?"+req.URL.RawQuery, http.StatusMovedPermanently)
+			return
+		}
+		inner.ServeHTTP(w, req)
+	})
+	moved.Start()
+	elsewhere := newGitServer(t, r, "", "")
+	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		http.Redirect(w, req, elsewhere.URL+req.URL.Path+"?"+req.URL.RawQuery, http.StatusMovedPermanently)
+	}))
+	t.Cleanup(away.Close)
+	deploy := func(suffix, url string) *app {
+		a := &app{i, name, name + suffix, r}
+		obj := a.object()
+		obj.Name, obj.Spec.Source.Repo = a.name, url
+		obj.Spec.Source.SecretRef = &v1alpha1.LocalReference{Name: "git"}
+		i.createApplication(t, obj)
+		return a
+	}
+	deploy("", moved.URL+"/old/"+filepath.Base(r.dir)).await(t)
+	deploy("-away", away.URL+"/"+filepath.Base(r.dir)).awaitTrouble(t, "which the credentials were not given for")
+	if n := elsewhere.requests.Load(); n > 0 {
+		t.Errorf("the other server was asked %d times", n)
+	}
 }
