@@ -27,7 +27,11 @@ func TestWorkersEndWithTheirParent(t *testing.T) {
 		if _, err := p.Render(context.Background(), render.Request{FS: files("a.yaml", good)}); err != nil {
 			panic(err)
 		}
-		go p.Render(context.Background(), render.Request{FS: files("b.yaml", good)})
+		if _, err := p.Render(context.Background(), render.Request{FS: &within{files("b.yaml", good), func() {
+			_, _ = p.Render(context.Background(), render.Request{FS: files("c.yaml", good)}) // the second worker: the first is busy with this
+		}}}); err != nil {
+			panic(err)
+		}
 		_, _ = p.Render(context.Background(), render.Request{FS: announcing{chart(`{{ range $i := until 20000 }}{{ range $j := until 20000 }}{{ $x := add $i $j }}{{ end }}{{ end }}`)}})
 		return
 	}
@@ -192,4 +196,18 @@ func TestWithoutRoot(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "user 65534: true <nil>") || !strings.Contains(string(out), "seccomp") {
 		t.Errorf("%v", err)
 	}
+}
+
+// within does something else once, in the middle of a render.
+type within struct {
+	fstest.MapFS
+	then func()
+}
+
+func (w *within) ReadFile(name string) ([]byte, error) {
+	if then := w.then; then != nil {
+		w.then = nil
+		then()
+	}
+	return w.MapFS.ReadFile(name)
 }
