@@ -92,13 +92,26 @@ func (t Target) ProveHooks(ctx context.Context, hooks, desired []Object) error {
 			continue
 		}
 		if err == nil {
-			err = t.dryRunAnew(ctx, m, o)
+			err = t.dryRunHook(ctx, m, o)
 		}
 		if err != nil && (!apierrors.IsNotFound(err) || !made.namespaces[o.GetNamespace()]) {
 			errs = append(errs, fmt.Errorf("hook %w", refused(o, err)))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// dryRunHook asks about a hook under its name, or, where that is taken by an earlier run, as a new object.
+func (t Target) dryRunHook(ctx context.Context, m *meta.RESTMapping, o Object) error {
+	live, err := t.get(ctx, m, o.Ref())
+	switch {
+	case err != nil:
+		return err
+	case live != nil:
+		return t.dryRunAnew(ctx, m, o)
+	}
+	_, err = t.dryRun(ctx, m, o, nil)
+	return err
 }
 
 // Hook is the state of a hook in the API, nil when it is not there.
@@ -128,9 +141,9 @@ func (t Target) StartHook(ctx context.Context, o Object, before *unstructured.Un
 	case before.GetDeletionTimestamp() != nil:
 		return nil, nil
 	case !deletes(o, beforeCreation):
-		return nil, fmt.Errorf("hook %s is there from before, and its delete policy keeps it; add %s, or delete it", o.Ref(), beforeCreation)
+		return nil, &Refusal{Ref: o.Ref(), Origin: o.Origin, Err: &apiMessage{"the hook is there from before, and its delete policy keeps it; add " + beforeCreation + ", or delete it", nil}}
 	case before.GetLabels()[t.Label] != t.Owner && !isHook(Object{Unstructured: before}):
-		return nil, fmt.Errorf("hook %s: an object of that name is there that is no hook of this Application; rename one of the two", o.Ref())
+		return nil, &Refusal{Ref: o.Ref(), Origin: o.Origin, Err: &apiMessage{"an object of the hook's name is there that is no hook of this Application; rename one of the two", nil}}
 	}
 	_, err = t.deleteBy(ctx, m, before, metav1.DeletePropagationForeground, func(now *unstructured.Unstructured) bool { return now.GetUID() == before.GetUID() })
 	return nil, err

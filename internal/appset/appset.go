@@ -223,6 +223,10 @@ func (c *controller) write(ctx context.Context, set *v1alpha1.ApplicationSet, pl
 			app.OwnerReferences = []metav1.OwnerReference{generate.Owner(set)}
 		}
 		err := c.API.Post().Namespace(app.Namespace).Resource(applicationResource).Body(app).Do(ctx).Error()
+		if apierrors.IsAlreadyExists(err) { // the watch has not told of it yet: looked at again when it has
+			c.queue.AddAfter(keyOf(set), time.Second)
+			continue
+		}
 		errs = append(errs, told("create", app.Name, err))
 	}
 	for _, app := range plan.Change {

@@ -10,7 +10,9 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
+	"github.com/gitopsd/gitopsd/internal/redact"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -34,8 +36,11 @@ func (t *turn) hooksToRun(c candidate) []apply.Object {
 	return slices.Concat(apply.HooksAt(c.hooks, "pre-"+event), apply.HooksAt(c.hooks, "post-"+event))
 }
 
-// hookNotes says in a plan what hooks would run.
+// hookNotes says in a plan what hooks would run: none, where the revision is the applied one.
 func hookNotes(app *v1alpha1.Application, c candidate) []string {
+	if r := app.Status.AppliedRevision; r != nil && r.Digest == c.digest {
+		return nil
+	}
 	event := (&turn{app: app}).event()
 	var out []string
 	for _, point := range []string{"pre-" + event, "post-" + event} {
@@ -90,25 +95,42 @@ func (t *turn) passHooks(ctx context.Context, when string) (out outcome, next, p
 	t.live.follow(hooks)
 	waits, err := t.runHooks(ctx, t.intentHooks, when, hooks)
 	in = t.app.Status.Intent
-	var failure *hookFailure
 	switch {
-	case errors.As(err, &failure):
-		in.Hooks.Failed, in.Hooks.Running = true, ""
-		out, next = t.fail(ctx, in, reasonHookFailed, err, true)
-		return out, next, false
-	case err != nil && in.Written != nil:
-		if apply.Transient(err) && time.Since(in.Written.Time) < timeoutOf(t.app) {
-			return outcome{retry, v1alpha1.Phase(in.Phase), reasonHook, "tried again: " + err.Error()}, false, false
-		}
-		out, next = t.fail(ctx, in, reasonHookFailed, err, !apply.Transient(err))
-		return out, next, false
+	case err != nil && ctx.Err() != nil:
+		return outcome{class: retry}, false, false
+	case err != nil && passesBy(err) && time.Since(waited(in)) < timeoutOf(t.app):
+		return outcome{retry, v1alpha1.Phase(in.Phase), reasonHook, "tried again: " + err.Error()}, false, false
 	case err != nil:
-		out, next = t.retryOrFail(ctx, in, reasonHookFailed, err)
+		out, next = t.failHooks(ctx, in, err)
 		return out, next, false
 	case waits != "":
 		return outcome{soon, v1alpha1.Phase(in.Phase), reasonHook, waits}, false, false
 	}
 	return outcome{}, false, true
+}
+
+// waited is since when an intent waits for what its hooks need.
+func waited(in *v1alpha1.Intent) time.Time {
+	if in.Written != nil {
+		return in.Written.Time
+	}
+	return begun(in)
+}
+
+// failHooks ends the way forward. One that is held already stays so, with what keeps it from arriving.
+func (t *turn) failHooks(ctx context.Context, in *v1alpha1.Intent, err error) (outcome, bool) {
+	in.Hooks.Failed, in.Hooks.Running = true, ""
+	if intent.Phase(in.Phase) == intent.Held {
+		in.Reason, in.Message = reasonHookFailed, redact.String(err.Error())
+		return outcome{waiting, v1alpha1.Held, in.Reason, in.Message}, false
+	}
+	return t.fail(ctx, in, reasonHookFailed, err, !passesBy(err))
+}
+
+// passesBy tells errors of the API that may be over in a while from a hook that ran and failed.
+func passesBy(err error) bool {
+	var failure *hookFailure
+	return !errors.As(err, &failure) && apply.Transient(err)
 }
 
 // progress is how far hooks have come. It is asked for anew each time: writing the status replaces what it lies in.

@@ -209,7 +209,7 @@ func (r referring) read(ctx context.Context, ref reference) (map[string]string, 
 	}
 	if !watched {
 		if r.refs != nil {
-			r.lookAgain(ref)
+			r.lookAgain()
 		}
 		var err error
 		object, err = r.ask(ctx, ref)
@@ -231,7 +231,7 @@ func (r referring) read(ctx context.Context, ref reference) (map[string]string, 
 const unwatched = 30 * time.Second
 
 // lookAgain has the Application looked at again for an object that no watch tells of.
-func (r referring) lookAgain(reference) {
+func (r referring) lookAgain() {
 	w := r.workOf(keyOf(r.app))
 	if at := time.Now().Add(unwatched); w.wake.IsZero() || at.Before(w.wake) {
 		w.wake = at

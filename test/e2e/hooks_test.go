@@ -151,6 +151,34 @@ func TestHooks(t *testing.T) {
 	})
 }
 
+// A revision of which a post hook is refused is held where that is wished; it counts as no success, and a newer commit takes its place.
+func TestAHookThatFailsIsHeld(t *testing.T) {
+	i := anyCluster(t)
+	refused := "apiVersion: v1\nkind: Pod\nmetadata: {name: Not-A-Name, annotations: {helm.sh/hook: post-upgrade}}\nspec: {containers: [{name: c, image: none}]}\n"
+	before := strings.Replace(hookMap("there", "post-upgrade", "0"), "helm.sh/hook-weight", "helm.sh/hook-delete-policy: hook-failed, helm.sh/hook-weight", 1)
+	a := i.deploy(t, map[string]string{"Chart.yaml": chartYAML, "templates/a.yaml": configMap("a", "k", "one")},
+		func(app *v1alpha1.Application) { app.Spec.Sync.OnFailure = v1alpha1.Hold })
+	a.await(t)
+	if st := a.awaitCommit(t, a.repo.commit(t, "a hook that the API refuses", map[string]string{"templates/a.yaml": configMap("a", "k", "two"), "templates/hook.yaml": refused}), v1alpha1.Failed).Status; st.Reason != "ObjectsRefused" || !strings.Contains(st.Message, "hook templates/hook.yaml") {
+		t.Errorf("%s: %s", st.Reason, st.Message)
+	}
+	checkMaps(t, i, a.namespace, map[string]string{"a": "one"})
+	i.apply(t, a.namespace, configMap("there", "k", "somebody's"))
+	held := a.repo.commit(t, "a hook in whose place somebody's object is", map[string]string{"templates/a.yaml": configMap("a", "k", "two"), "templates/hook.yaml": before})
+	if st := a.awaitCommit(t, held, v1alpha1.Held).Status; st.Reason != "HookFailed" || !strings.Contains(st.Message, "is there from before") {
+		t.Errorf("%s: %s", st.Reason, st.Message)
+	}
+	checkMaps(t, i, a.namespace, map[string]string{"a": "two", "there": "somebody's"})
+	if out, code := i.run("sync", a.namespace+"/"+a.name); code != 1 || !strings.Contains(out, "HookFailed") { // looked at again, it stays
+		t.Errorf("sync: exit code %d\n%s", code, out)
+	}
+	if st := a.get(t).Status; st.Phase != v1alpha1.Held {
+		t.Errorf("%s: %s", st.Phase, st.Message)
+	}
+	a.awaitCommit(t, a.repo.commit(t, "without it", map[string]string{"templates/a.yaml": configMap("a", "k", "three"), "templates/hook.yaml": ""}), v1alpha1.Applied)
+	checkMaps(t, i, a.namespace, map[string]string{"a": "three", "there": "somebody's"})
+}
+
 // A daemon that dies while a hook runs goes on with that very hook.
 func TestAHookRunsOnceThroughADeath(t *testing.T) {
 	i := newInstance(t, nil)
