@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,7 +75,7 @@ func (a *applications) run(ctx context.Context, changed func(types.NamespacedNam
 		}
 		app := obj.(*v1alpha1.Application)
 		changed(keyOf(app))
-		for _, d := range a.dependents(app) {
+		for _, d := range a.indexed(byDependency, keyOf(app).String()) {
 			changed(d)
 		}
 	}
@@ -115,8 +116,12 @@ func (a *applications) get(key types.NamespacedName) *v1alpha1.Application {
 	return obj.(*v1alpha1.Application).DeepCopy()
 }
 
-func (a *applications) dependents(on *v1alpha1.Application) []types.NamespacedName {
-	return a.indexed(byDependency, keyOf(on).String())
+// waitingFor are the Applications that say they wait for this one.
+func (a *applications) waitingFor(on types.NamespacedName) []types.NamespacedName {
+	return slices.DeleteFunc(a.indexed(byDependency, on.String()), func(key types.NamespacedName) bool {
+		obj, found, err := a.informer.GetStore().GetByKey(key.String())
+		return err != nil || !found || obj.(*v1alpha1.Application).Status.Reason != reasonDependency
+	})
 }
 
 // following are the other Applications that follow the same ref of the same repository.
@@ -124,11 +129,16 @@ func (a *applications) following(app *v1alpha1.Application) []*v1alpha1.Applicat
 	var out []*v1alpha1.Application
 	for _, obj := range a.informer.GetStore().List() {
 		other := obj.(*v1alpha1.Application)
-		if other.UID != app.UID && other.Spec.Source.Repo == app.Spec.Source.Repo && other.Spec.Source.Ref == app.Spec.Source.Ref {
+		if other.UID != app.UID && sameRef(other, app) {
 			out = append(out, other)
 		}
 	}
 	return out
+}
+
+// sameRef says that two Applications follow the same ref of the same repository.
+func sameRef(a, b *v1alpha1.Application) bool {
+	return a.Spec.Source.Repo == b.Spec.Source.Repo && a.Spec.Source.Chart == b.Spec.Source.Chart && a.Spec.Source.Ref == b.Spec.Source.Ref
 }
 
 // withOwner returns the Applications whose objects carry this owner.

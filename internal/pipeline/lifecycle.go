@@ -12,21 +12,42 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// dependencies says whether the Applications that this one depends on are applied and healthy.
-func (e *Engine) dependencies(app *v1alpha1.Application) (outcome, bool) {
-	if cycle := e.cycle(app); cycle != "" {
-		return failed(stalled, reasonCycle, errors.New("spec.dependsOn goes round in a circle: "+cycle)), false
+// settled is what an Application has arrived at: this commit, as this generation of its spec wants it.
+type settled struct {
+	commit     string
+	generation int64
+}
+
+// dependencies says whether the Applications that this one depends on are applied and healthy, and those that follow the same ref at
+// the same commit. Where everything is applied already there is nothing to wait for, however they fare.
+func (e *Engine) dependencies(app *v1alpha1.Application, w *work, commit string) (outcome, bool) {
+	if w.settled == (settled{commit, app.Generation}) {
+		return outcome{}, true
 	}
 	for _, d := range app.Spec.DependsOn {
-		on := e.apps.get(types.NamespacedName{Namespace: app.Namespace, Name: d.Name})
-		switch {
+		waits := ""
+		switch on := e.apps.get(types.NamespacedName{Namespace: app.Namespace, Name: d.Name}); {
 		case on == nil:
-			return outcome{done, v1alpha1.Waiting, reasonDependency, fmt.Sprintf("Application %s, on which this one depends, does not exist", d.Name)}, false
-		case on.Status.Phase != v1alpha1.Applied || on.Status.Health != v1alpha1.Healthy:
-			return outcome{done, v1alpha1.Waiting, reasonDependency, fmt.Sprintf("waits for Application %s, which is %s", d.Name, phaseOf(on))}, false
+			waits = fmt.Sprintf("Application %s, on which this one depends, does not exist", d.Name)
+		case on.Status.Phase != v1alpha1.Applied:
+			waits = fmt.Sprintf("waits for Application %s, which is %s", d.Name, phaseOf(on))
+		case on.Status.Health != v1alpha1.Healthy:
+			waits = fmt.Sprintf("waits for Application %s, which is not healthy: %s", d.Name, on.Status.HealthMessage)
+		case sameRef(on, app) && !e.wishes.arrivedAt(keyOf(on), commit):
+			waits = fmt.Sprintf("waits until Application %s has applied commit %s", d.Name, short(commit))
+		}
+		if waits != "" {
+			return outcome{done, v1alpha1.Waiting, reasonDependency, waits}, false
 		}
 	}
 	return outcome{}, true
+}
+
+// wakeDependents brings up those that wait for an Application, when it came to a commit without a change of its status that tells them.
+func (e *Engine) wakeDependents(on types.NamespacedName) {
+	for _, key := range e.apps.waitingFor(on) {
+		e.queue.Add(key)
+	}
 }
 
 func phaseOf(app *v1alpha1.Application) v1alpha1.Phase {

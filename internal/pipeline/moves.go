@@ -106,6 +106,14 @@ func (w *wishes) arrived(app *v1alpha1.Application) {
 	w.applied[keyOf(app)] = app.Status.AppliedRevision.Digest
 }
 
+// arrivedAt says that an Application has looked at a commit, and that what it asks for by it is applied.
+func (w *wishes) arrivedAt(key types.NamespacedName, commit string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wish, known := w.of[key]
+	return known && wish.commit == commit && w.applied[key] == wish.digest
+}
+
 func (w *wishes) commitOf(key types.NamespacedName) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,10 +131,11 @@ func (e *Engine) spoken(app *v1alpha1.Application) func(diff.Ref) bool {
 	return func(r diff.Ref) bool { return len(e.wishes.others(key, r)) > 0 }
 }
 
-// offer brings up the Applications that ask for what this one has given up. What it still names itself is no offer: two that
+// offer brings up the Applications that wait for this one, and those that ask for what it has given up. What it still names itself is no offer: two that
 // name each other's objects would bring each other up for ever.
 func (e *Engine) offer(app *v1alpha1.Application) {
 	e.wishes.arrived(app)
+	e.wakeDependents(keyOf(app))
 	for _, h := range heldOf(app.Status.Inventory) {
 		if !e.wishes.gaveUp(keyOf(app), h.Ref) {
 			continue

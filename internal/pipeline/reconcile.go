@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -50,9 +51,9 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		w.decline(app)
 		return failed(stalled, reasonAccount, err)
 	}
-	if out, ok := e.dependencies(app); !ok {
+	if cycle := e.cycle(app); cycle != "" {
 		w.decline(app)
-		return out
+		return e.keep(ctx, app, w, failed(stalled, reasonCycle, errors.New("spec.dependsOn goes round in a circle: "+cycle)))
 	}
 	if err := e.refuseFiles(app); err != nil {
 		w.decline(app)
@@ -64,6 +65,9 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 	}
 	if r, ok := pinned(app); ok {
 		return e.syncPinned(ctx, app, w, r)
+	}
+	if out, ok := e.dependencies(app, w, snapshot.Commit); !ok {
+		return e.keep(ctx, app, w, out)
 	}
 	if err := e.verifySignature(ctx, app, snapshot); err != nil {
 		return e.keep(ctx, app, w, failed(retry, reasonSignature, err))

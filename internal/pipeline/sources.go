@@ -50,6 +50,7 @@ func (e *Engine) subscribe(app *v1alpha1.Application, w *work, spec source.Spec)
 		e.cfg.Metrics.source(key, ev.Err)
 		if before.Err == nil && ev.Err == nil && e.readers.passOver(key, before.Snapshot, ev.Snapshot) {
 			e.wishes.saw(key, ev.Snapshot.Commit)
+			e.wakeDependents(key)
 			return
 		}
 		e.queue.Add(key)

@@ -382,6 +382,7 @@ func TestDependencies(t *testing.T) {
 	a := create("a", "a")
 	a.await(t)
 	b.await(t)
+	dependsAtTheSameCommit(t, a, b)
 	a.patch(t, `{"spec":{"dependsOn":[{"name":"b"}]}}`)
 	eventually(t, 10*time.Second, "the circle is named", func() error {
 		if st := a.get(t).Status; st.Reason != "DependencyCycle" || !strings.Contains(st.Message, "a → b → a") {
@@ -389,6 +390,37 @@ func TestDependencies(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// dependsAtTheSameCommit pushes commits that concern both: the one that depends does nothing until the other has applied the same commit and
+// is healthy, however the two are looked at, and what it has is looked after meanwhile. A commit that concerns it alone is taken at once.
+func dependsAtTheSameCommit(t *testing.T, a, b *app) {
+	t.Helper()
+	i, ns := a.i, a.namespace
+	for n := range 4 {
+		value := fmt.Sprint("both ", n)
+		awaited := strings.Replace(configMap("a", "k", value), "metadata: {", fmt.Sprintf(`metadata: {annotations: {gitopsd.io/health: "has(data.seen%d)"}, `, n), 1)
+		before := i.configMaps(t, ns)["b"]
+		head := a.repo.commit(t, value, map[string]string{"a/a.yaml": awaited, "b/b.yaml": configMap("b", "k", value)})
+		eventually(t, 10*time.Second, "b waits for a", func() error {
+			if st := b.get(t).Status; st.Phase != v1alpha1.Waiting || st.ObservedCommit != head || a.get(t).Status.Phase != v1alpha1.Verifying {
+				return errPhase(st)
+			}
+			return nil
+		})
+		i.mustKubectl(t, "-n", ns, "patch", "configmap", "b", "--type=merge", "-p", `{"data":{"k":"by hand"}}`)
+		eventually(t, 10*time.Second, "what b has is healed", func() error {
+			if is := i.configMaps(t, ns)["b"]; is != before {
+				return fmt.Errorf("it is %q", is)
+			}
+			return nil
+		})
+		i.mustKubectl(t, "-n", ns, "patch", "configmap", "a", "--type=merge", "-p", fmt.Sprintf(`{"data":{"seen%d":"yes"}}`, n))
+		b.awaitCommit(t, head, v1alpha1.Applied)
+		checkMaps(t, i, ns, map[string]string{"a": value, "b": value})
+		own := fmt.Sprint("b alone ", n)
+		b.awaitCommit(t, a.repo.commit(t, own, map[string]string{"b/b.yaml": configMap("b", "k", own)}), v1alpha1.Applied)
+	}
 }
 
 func newApp(i *instance, namespace, name string, r *repo) *app { return &app{i, namespace, name, r} }

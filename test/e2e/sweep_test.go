@@ -120,7 +120,6 @@ func (b *bareAPI) engine(t testing.TB, dir, namespace string, wrap func(http.Rou
 
 // fault makes the n-th write of an engine go wrong; of those of one namespace only, so that nothing else counts.
 type fault struct {
-	next      http.RoundTripper
 	namespace string
 	kind      string // refused, lost, before, after
 	n         int
@@ -131,14 +130,28 @@ type fault struct {
 	mu    sync.Mutex
 	count int
 	dead  bool
+	life  int    // how many engines have died
 	what  string // the request that was hit
 }
 
 var errLost = errors.New("the connection was lost")
 
-func (f *fault) RoundTrip(req *http.Request) (*http.Response, error) {
+// faulty is a client's way to the API, of one engine: what is still under way when that has died stays dead.
+type faulty struct {
+	*fault
+	next http.RoundTripper
+	life int
+}
+
+func (f *fault) wrap(next http.RoundTripper) http.RoundTripper {
 	f.mu.Lock()
-	if f.dead {
+	defer f.mu.Unlock()
+	return faulty{f, next, f.life}
+}
+
+func (f faulty) RoundTrip(req *http.Request) (*http.Response, error) {
+	f.mu.Lock()
+	if f.dead || f.life != f.fault.life {
 		f.mu.Unlock()
 		return nil, errLost
 	}
@@ -326,8 +339,7 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 		files["poison.yaml"] = configMap(f.poison, "k", "two")
 	}
 	s := &swept{fault: f, app: a, head: a.repo.commit(t, "two", files)}
-	wrap := func(next http.RoundTripper) http.RoundTripper { f.next = next; return f }
-	stop = b.engine(t, dir, f.namespace, wrap)
+	stop = b.engine(t, dir, f.namespace, f.wrap)
 	f.armed.Store(true)
 	defer func() { stop() }()
 	eventually(t, 30*time.Second, fmt.Sprintf("%s: it dies, or comes to an end", s), func() error {
@@ -340,7 +352,7 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 	})
 	if f.died() {
 		stop()
-		stop = b.engine(t, dir, f.namespace, wrap)
+		stop = b.engine(t, dir, f.namespace, f.wrap)
 	}
 	eventually(t, 30*time.Second, fmt.Sprintf("%s: an end", s), func() error {
 		s.st = a.get(t).Status
@@ -359,9 +371,12 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 func (f *fault) died() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	dead := f.dead
+	if !f.dead {
+		return false
+	}
 	f.dead = false
-	return dead
+	f.life++
+	return true
 }
 
 // settled says that a commit was begun and came to an end, good or bad.
