@@ -118,6 +118,10 @@ type CommitStatus struct {
 	URL string `json:"url,omitempty"`
 	// SecretRef names a Secret of the Application's namespace with the key token: it has to be allowed to write commit statuses.
 	SecretRef LocalReference `json:"secretRef"`
+	// LedgerHead puts the head of the ledger beside each end of a sync, under a context of its own: kept by the forge, it shows a ledger that
+	// was cut or written anew (gitopsd audit verify --head).
+	// +optional
+	LedgerHead bool `json:"ledgerHead,omitempty"`
 }
 
 // Ref is one of a branch, a tag, a range of versions or a commit.

@@ -36,7 +36,7 @@ A revision that was rolled back is listed above them, with the reason.`,
 			case "json":
 				e := json.NewEncoder(cmd.OutOrStdout())
 				e.SetIndent("", "  ")
-				return e.Encode(app.Status.History)
+				return e.Encode(records(app))
 			}
 			return fmt.Errorf("-o %s: there is json", output)
 		},
@@ -46,30 +46,47 @@ A revision that was rolled back is listed above them, with the reason.`,
 	return cmd
 }
 
+// record is a revision of an Application and what became of it.
+type record struct {
+	v1alpha1.Revision
+	Outcome string `json:"outcome"`
+	Current bool   `json:"current,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// records are the revisions that the status knows of, newest first: the one under way, the one that was rolled back, those that were applied.
+func records(app *v1alpha1.Application) []record {
+	st, out := app.Status, []record{}
+	if in := st.Intent; in != nil {
+		out = append(out, record{Revision: in.Revision, Outcome: in.Phase, Reason: in.Reason, Message: in.Message})
+	}
+	if r := st.Rejected; r != nil {
+		out = append(out, record{Revision: r.Revision, Outcome: string(v1alpha1.RolledBack), Reason: r.Reason, Message: r.Message})
+	}
+	for _, r := range st.History {
+		current := st.AppliedRevision != nil && r.Digest == st.AppliedRevision.Digest
+		out = append(out, record{Revision: r, Outcome: string(v1alpha1.Applied), Current: current})
+	}
+	return out
+}
+
 func history(app *v1alpha1.Application, now time.Time) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "COMMIT\tOUTCOME\tAGE\tDIGEST")
-	line := func(r v1alpha1.Revision, outcome string) {
-		age := "-"
+	for _, r := range records(app) {
+		age, outcome := "-", r.Outcome
 		if !r.Time.IsZero() {
 			age = duration.HumanDuration(now.Sub(r.Time.Time))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.19s\n", overview.Short(r.Commit), outcome, age, r.Digest)
-	}
-	st := app.Status
-	if in := st.Intent; in != nil {
-		line(in.Revision, in.Phase)
-	}
-	if r := st.Rejected; r != nil {
-		line(r.Revision, string(v1alpha1.RolledBack)+": "+r.Reason)
-	}
-	for _, r := range st.History {
-		outcome := "Applied"
-		if st.AppliedRevision != nil && r.Digest == st.AppliedRevision.Digest {
-			outcome = "Applied, current"
+		switch {
+		case r.Current:
+			outcome += ", current"
+		case r.Outcome == string(v1alpha1.RolledBack):
+			outcome += ": " + r.Reason
 		}
-		line(r, outcome)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.19s\n", overview.Short(r.Commit), outcome, age, r.Digest)
 	}
 	w.Flush()
 	return b.String()
@@ -95,7 +112,7 @@ resume ends it. The ordinary way back is git revert; this one is for when Git is
 				return err
 			}
 			request := time.Now().UTC().Format(time.RFC3339Nano)
-			err = cs.annotate(cmd.Context(), app, map[string]any{v1alpha1.AnnotationPin: r.Digest + "@" + app.Status.ObservedCommit, v1alpha1.AnnotationSync: request})
+			err = cs.annotate(cmd.Context(), app, map[string]any{v1alpha1.AnnotationPin: r.Digest + "@" + app.Status.ObservedCommit + "@" + request, v1alpha1.AnnotationSync: request})
 			if err != nil {
 				return err
 			}

@@ -88,6 +88,9 @@ func (c *clients) awaitSync(ctx context.Context, progress, out io.Writer, app *v
 		if err == nil && now.Status.HandledSyncRequest == request {
 			switch st := now.Status; st.Phase {
 			case v1alpha1.Applied:
+				if st.Reason == "Drifted" {
+					return fmt.Errorf("%s/%s: applied, but it is not as declared: %s", now.Namespace, now.Name, st.Message)
+				}
 				line.clear()
 				fmt.Fprintf(out, "%s/%s: applied %s, %s, after %s\n", now.Namespace, now.Name, overview.Short(st.AppliedRevision.Commit), st.Health, time.Since(started).Round(100*time.Millisecond))
 				return nil

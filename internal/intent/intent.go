@@ -66,6 +66,7 @@ var transitions = map[step]Phase{
 	{Verifying, Arrived}:    Pruning,
 	{Verifying, Overtaken}:  Superseded,
 	{Pruning, Pruned}:       Applied,
+	{Pruning, Overtaken}:    Applied, // something cannot be deleted, and holds no newer revision up
 	{Undoing, Undone}:       RolledBack,
 	{Undoing, Stuck}:        Incomplete,
 	{Undoing, Overtaken}:    Superseded,

@@ -10,7 +10,7 @@ import (
 func TestNext(t *testing.T) {
 	want := map[string]Phase{
 		"Applying Written": Verifying, "Applying Failed Rollback": Undoing, "Applying Failed Hold": Held, "Applying Overtaken": Superseded,
-		"Verifying Arrived": Pruning, "Verifying Failed Rollback": Undoing, "Verifying Failed Hold": Held, "Verifying Overtaken": Superseded,
+		"Verifying Arrived": Pruning, "Verifying Failed Rollback": Undoing, "Verifying Failed Hold": Held, "Verifying Overtaken": Superseded, "Pruning Overtaken": Applied,
 		"Pruning Pruned": Applied,
 		"Undoing Undone": RolledBack, "Undoing Stuck": Incomplete, "Undoing Overtaken": Superseded,
 		"Held Arrived": Pruning, "Held Retried": Applying, "Held Overtaken": Superseded,

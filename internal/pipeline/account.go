@@ -18,6 +18,7 @@ type Ledger interface {
 	Append(ledger.Entry) (ledger.Entry, error)
 	Has(id string) bool
 	Keyed(content []byte) string
+	Head() ledger.Head
 }
 
 // engineActor is who acts when nobody asked.

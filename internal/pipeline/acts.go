@@ -24,6 +24,9 @@ func (e *Engine) noteActs(app *v1alpha1.Application) {
 		}
 		e.act(app, fmt.Sprintf("%s/%d/%s", outcome, app.Generation, app.Annotations[v1alpha1.AnnotationAskedBy]), outcome, askedBy(app), "")
 	}
+	if st.Reason == reasonPinned && app.Annotations[v1alpha1.AnnotationPin] == "" {
+		e.act(app, "Unpinned/"+app.Annotations[v1alpha1.AnnotationAskedBy], "Resumed", askedBy(app), "no longer held at commit "+st.AppliedRevision.Commit)
+	}
 	if app.Generation != st.ObservedGeneration {
 		if by := specWriter(app.ManagedFields); by != "" && by != v1alpha1.FieldManager {
 			e.act(app, fmt.Sprintf("spec/%d", app.Generation), "SpecChanged", by, "its definition was changed outside of Git")
@@ -34,6 +37,19 @@ func (e *Engine) noteActs(app *v1alpha1.Application) {
 // act appends one manual act. Its name is unique below the Application's UID.
 func (e *Engine) act(app *v1alpha1.Application, name, outcome, actor, message string) {
 	e.tell(app, ledger.Entry{Kind: ledger.Manual, ID: "act/" + string(app.UID) + "/" + name, Actor: actor, To: app.Status.ObservedCommit, Outcome: outcome, Message: message})
+}
+
+// consents are what a person agreed to beforehand for the newest commit, as the ledger tells it with their request.
+func consents(app *v1alpha1.Application) string {
+	commit := app.Status.ObservedCommit
+	var words []string
+	if commit != "" && app.Annotations[v1alpha1.AnnotationAllowPrune] == commit {
+		words = append(words, "agrees that commit "+commit+" deletes many objects")
+	}
+	if commit != "" && app.Annotations[v1alpha1.AnnotationIgnoreWindows] == commit {
+		words = append(words, "lets commit "+commit+" begin outside of the sync windows")
+	}
+	return strings.Join(words, "; ")
 }
 
 // askedBy is who asked last by a command, as that command said.

@@ -21,6 +21,9 @@ const announceAgain = 30 * time.Second
 func (e *Engine) announce(ctx context.Context, app *v1alpha1.Application, w *work) {
 	to := app.Spec.Source.CommitStatus
 	word, ok := wordOf(app)
+	if last := w.lastWord(); last.State == review.Pending && last.Commit != app.Status.ObservedCommit {
+		word, ok = overtaken(app, last), true // or it would be pending for ever
+	}
 	if to == nil || !ok || e.cfg.Announce == nil || !w.announces(word) {
 		return
 	}
@@ -28,6 +31,10 @@ func (e *Engine) announce(ctx context.Context, app *v1alpha1.Application, w *wor
 	app = app.DeepCopy()
 	e.asks.Go(func() {
 		err := e.tellForge(ctx, app, *to, word)
+		if err == nil && to.LedgerHead && word.State != review.Pending {
+			err = e.tellForge(ctx, app, *to, review.Status{Repo: word.Repo, Commit: word.Commit, State: review.Success, Context: word.Context + "/ledger",
+				Description: e.cfg.Ledger.Head().String()})
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -71,11 +78,30 @@ func wordOf(app *v1alpha1.Application) (review.Status, bool) {
 	return s, s.State != "" && s.Commit != "" && !strings.Contains(s.Commit, ":") // a digest is no commit of a forge
 }
 
+// overtaken is the last word about a commit that a newer one has taken the place of.
+func overtaken(app *v1alpha1.Application, last review.Status) review.Status {
+	by := short(app.Status.ObservedCommit)
+	last.State, last.Description = review.Failure, "not applied: commit "+by+" came and took its place"
+	for _, r := range app.Status.History {
+		if r.Commit == last.Commit {
+			last.State, last.Description = review.Success, "was applied; now commit "+by
+		}
+	}
+	return last
+}
+
+// lastWord is the last that the forge took.
+func (w *work) lastWord() review.Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.announced
+}
+
 // announces notes that a word is on its way; false when the forge has it, or another one is.
 func (w *work) announces(word review.Status) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.announcing || w.announced == fmt.Sprint(word) {
+	if w.announcing || w.announced == word {
 		return false
 	}
 	w.announcing = true
@@ -87,6 +113,6 @@ func (w *work) announce(word review.Status, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.announcing = false; err == nil {
-		w.announced = fmt.Sprint(word)
+		w.announced = word
 	}
 }

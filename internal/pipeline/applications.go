@@ -141,6 +141,11 @@ func sameRef(a, b *v1alpha1.Application) bool {
 	return a.Spec.Source.Repo == b.Spec.Source.Repo && a.Spec.Source.Chart == b.Spec.Source.Chart && a.Spec.Source.Ref == b.Spec.Source.Ref
 }
 
+// actsAs says whether some Application acts as a user.
+func (a *applications) actsAs(user string) bool {
+	return slices.ContainsFunc(a.informer.GetStore().List(), func(obj any) bool { return userOf(obj.(*v1alpha1.Application)) == user })
+}
+
 // withOwner returns the Applications whose objects carry this owner.
 func (a *applications) withOwner(owner string) []types.NamespacedName {
 	return a.indexed(byOwner, owner)

@@ -78,13 +78,18 @@ func driftWords(drift []v1alpha1.Drift) string {
 	return strings.Join(words, "; ")
 }
 
+// lastSynced is when the last sync ended: the same change after it is another one.
+func (t *turn) lastSynced() string {
+	if s := t.app.Status.LastSync; s != nil {
+		return s.Finished.UTC().Format(time.RFC3339)
+	}
+	return ""
+}
+
 // tellDrift tells of drift that is not undone: one entry, one event and one line for each change, whenever the daemon restarts. The
 // ledger knows what was told: the entry's name is made from the change.
 func (t *turn) tellDrift(p diff.Plan, c candidate, why string) {
-	since := ""
-	if s := t.app.Status.LastSync; s != nil { // the same change after a sync is another one
-		since = s.Finished.UTC().Format(time.RFC3339)
-	}
+	since := t.lastSynced()
 	for _, d := range changedByOthers(p) {
 		raw, err := json.Marshal([]any{c.digest, since, d})
 		if err != nil {

@@ -209,14 +209,16 @@ type work struct {
 	written      *v1alpha1.Application // as it was after the last write of its status
 	untold       *v1alpha1.Application // as the last look left it, when that was not worth a write yet
 	untoldSince  time.Time
-	owns         string    // the open intent that this process began, or has taken over
-	started      time.Time // of the last sync that wrote
-	unswept      bool      // contents may be kept that nothing names once the status is written
-	said         string    // the last failure that was logged
-	asking       string    // the sync request that is being honoured; guarded by mu
-	asked        string    // the last one that was; guarded by mu
-	announcing   bool      // a word to the forge is under way; guarded by mu
-	announced    string    // the last one that it took; guarded by mu
+	owns         string        // the open intent that this process began, or has taken over
+	started      time.Time     // of the last sync that wrote
+	leftSince    time.Time     // since when something is about to go that the applied revision does not name
+	unswept      bool          // contents may be kept that nothing names once the status is written
+	said         string        // the last failure that was logged
+	asking       string        // the sync request that is being honoured; guarded by mu
+	asked        string        // the last one that was; guarded by mu
+	answered     string        // the last one that this look answers
+	announcing   bool          // a word to the forge is under way; guarded by mu
+	announced    review.Status // the last one that it took; guarded by mu
 }
 
 // placed is what was rendered, as the API is asked for it.
@@ -250,6 +252,7 @@ func (e *Engine) forget(key types.NamespacedName) {
 	e.refs.name(key, nil)
 	e.wishes.forget(key)
 	e.cfg.Metrics.forget(key)
+	e.live.end(e.apps.actsAs)
 	if err := e.cfg.Contents.Drop(ownerOf(&v1alpha1.Application{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})); err != nil {
 		e.cfg.Log.Warn("revisions of a deleted Application could not be removed", "app", key, "err", err)
 	}
@@ -326,7 +329,7 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 		asks, err = e.dynamicAs("")
 	}
 	target := apply.Target{Dynamic: d, RefuseStrangers: app.Spec.Sync.Adopt == v1alpha1.AdoptRefuse, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
-		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital, Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
+		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital(e.cfg.Namespace), Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
 		Maker: apply.Maker{Application: string(app.UID)}}
 	if e.wishes != nil { // a Preview has none
 		target.Takes, target.Spoken = e.takes, e.spoken(app)

@@ -179,7 +179,8 @@ func (l *live) owned(owner string) []*unstructured.Unstructured {
 
 // putRight deletes what came into being by a creation that was late: a request of an intent that has ended since, or of a process whose
 // turn is over. Such an object carries the mark of this very Application and is neither declared nor in the inventory. Nothing else has
-// both: what leaves the repository and stays stays in the inventory, or says that it is never to be pruned.
+// both: what leaves the repository and stays stays in the inventory, or says that it is never to be pruned. What another Application asks for is
+// on its way there.
 func (t *turn) putRight(ctx context.Context, objects []apply.Object) error {
 	if t.app.Status.Intent != nil || !isTrue(t.app.Spec.Sync.Prune) {
 		return nil
@@ -193,7 +194,7 @@ func (t *turn) putRight(ctx context.Context, objects []apply.Object) error {
 	}
 	var errs []error
 	for _, u := range t.live.owned(ownerOf(t.app)) {
-		if known[diff.RefOf(u)] || !apply.Stray(u, string(t.app.UID)) {
+		if known[diff.RefOf(u)] || !apply.Stray(u, string(t.app.UID)) || len(t.wishes.others(keyOf(t.app), diff.RefOf(u))) > 0 {
 			continue
 		}
 		if err := t.checkTurn(ctx); err != nil {

@@ -24,7 +24,7 @@ func (t *turn) guard(proof *apply.Proof, c candidate) (outcome, bool) {
 	for _, r := range t.app.Status.Inventory {
 		all += t.below(diff.Ref{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name})
 	}
-	if !tooMany(n, all, t.app.Spec.Sync.PruneLimit) || t.app.Annotations[v1alpha1.AnnotationAllowPrune] == c.commit {
+	if !tooMany(n, all, t.app.Spec.Sync.PruneLimit) || t.agreed(v1alpha1.AnnotationAllowPrune, c) {
 		return outcome{}, true
 	}
 	var names []string
@@ -33,6 +33,16 @@ func (t *turn) guard(proof *apply.Proof, c candidate) (outcome, bool) {
 	}
 	return failed(stalled, reasonMassPrune, fmt.Errorf("commit %s would delete %d of %d objects (%s); if that is meant: gitopsd sync %s --allow-prune",
 		short(c.commit), n, all, strings.Join(names, ", "), t.app.Name)), false
+}
+
+// agreed says that a person's consent speaks of a revision: it names the newest commit that they had seen, also where they went back to an
+// earlier one by hand.
+func (t *turn) agreed(annotation string, c candidate) bool {
+	commit := c.commit
+	if _, held := pinned(t.app); held {
+		commit = t.app.Status.ObservedCommit
+	}
+	return commit != "" && t.app.Annotations[annotation] == commit
 }
 
 // tooMany says whether so many deletions of all objects need a person's consent.

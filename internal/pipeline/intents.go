@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -97,11 +98,18 @@ func (t *turn) relabel(ctx context.Context, c candidate, proof *apply.Proof) out
 	}
 	counted(st, *revision)
 	st.AppliedRevision = revision
-	st.Inventory, st.Rejected = inventoryOf(proof.Held(c.objects)), nil
+	st.Inventory, st.Rejected = refreshed(inventoryOf(t.stays(c, proof)), proof), nil
 	t.remember(*st.AppliedRevision)
 	t.w.applied(c)
 	st.Drift = driftOf(proof, c.objects, false)
-	return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
+	return t.judgeHealth(ctx, proof, c.objects, t.good())
+}
+
+// stays is the inventory of a revision that needs no write: with what left it and is not deleted, because it is never to be or because
+// another Application asks for it.
+func (t *turn) stays(c candidate, proof *apply.Proof) []apply.Held {
+	gone := proof.Pruned() // not there any more, or there would be something to write
+	return slices.DeleteFunc(apply.Intended(t.revision(c.objects)), func(h apply.Held) bool { return slices.Contains(gone, h.Ref) })
 }
 
 func (t *turn) putImages(images []apply.Image) (string, error) {
@@ -125,6 +133,9 @@ func (t *turn) overtake(ctx context.Context, c candidate) outcome {
 	in := t.app.Status.Intent
 	if !intent.Interruptible(intent.Phase(in.Phase), int(in.Interruptions)) || t.ended(in) != "" || hookRuns(in) {
 		out := t.carryOnOpen(ctx)
+		if now := t.app.Status.Intent; now != nil && now.Phase == string(intent.Pruning) && out.class == retry && out.reason == reasonPrune {
+			out = t.leaveUnpruned(now, out)
+		}
 		if t.app.Status.Intent == nil { // it has come to its end: now the newer one
 			out.class = soon
 		}
@@ -134,11 +145,22 @@ func (t *turn) overtake(ctx context.Context, c candidate) outcome {
 		return t.carryOnOpen(ctx)
 	}
 	intent.Next(intent.Phase(in.Phase), intent.Overtaken, t.policy())
-	out := t.begin(ctx, c, in)
-	if out.reason == reasonRefused || out.reason == reasonMassPrune || out.reason == reasonWindow {
-		return t.keep(ctx, t.app, t.w, out)
+	return t.begin(ctx, c, in)
+}
+
+// leaveUnpruned ends an intent of which the revision is the applied one, and something cannot be deleted, for the sake of a newer revision:
+// that may be the one that mends it. What is left stays in the inventory, and goes as soon as it can.
+func (t *turn) leaveUnpruned(in *v1alpha1.Intent, why outcome) outcome {
+	images, err := t.images(in)
+	if err != nil {
+		return why
 	}
-	return out
+	end := intent.Next(intent.Pruning, intent.Overtaken, t.policy())
+	if err := t.sealed(in, end, in.Base, append(touched(images, "created", "changed"), ranHooks(in)...)); err != nil {
+		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
+	}
+	t.app.Status.Intent, t.w.unswept = nil, true
+	return why
 }
 
 // carryOnOpen carries on with the open intent, whatever the repository says by now.
@@ -159,7 +181,9 @@ func (t *turn) carryOn(ctx context.Context, objects []apply.Object, proof *apply
 	if err := t.tellSuperseded(t.app.Status.Intent, nil); err != nil {
 		return outcome{retry, v1alpha1.Phase(t.app.Status.Intent.Phase), reasonStore, err.Error()}
 	}
-	t.resume(t.app.Status.Intent, objects)
+	if err := t.resume(ctx, t.app.Status.Intent, objects); err != nil {
+		return outcome{retry, v1alpha1.Phase(t.app.Status.Intent.Phase), reasonApply, "tried again: " + err.Error()}
+	}
 	for {
 		in := t.app.Status.Intent
 		t.target.Maker.Intent = in.ID
@@ -323,10 +347,10 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 		return outcome{retry, v1alpha1.Pruning, reasonStore, err.Error()}
 	}
 	if err := t.handBack(ctx, in, images, objects); err != nil {
-		return outcome{retry, v1alpha1.Pruning, reasonPrune, "tried again: " + err.Error()}
+		return outcome{retry, v1alpha1.Pruning, reasonUndo, "giving back what a superseded revision had taken: " + err.Error()}
 	}
 	if t.letGo(objects); len(t.givenUp(objects)) > 0 {
-		if out, ok := t.awaitOthers(in); !ok {
+		if out, ok := t.awaitOthers(in.Revision.Time.Time, in.Revision.Commit); !ok {
 			return out
 		}
 	}
@@ -369,7 +393,7 @@ func (t *turn) pruning(ctx context.Context, in *v1alpha1.Intent, objects []apply
 	if err := t.putRight(ctx, objects); err != nil {
 		return failed(retry, reasonPrune, err)
 	}
-	return t.judgeHealth(ctx, proof, objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
+	return t.judgeHealth(ctx, proof, objects, t.good())
 }
 
 // policy is what becomes of the open intent if it fails. Where the base was not healthy either, going back mends nothing.

@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/intent"
+	"github.com/gitopsd/gitopsd/internal/ledger"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -97,6 +100,81 @@ func (e *Engine) ensureFinalizer(ctx context.Context, app *v1alpha1.Application)
 	return nil
 }
 
+// takeOverDeleted ends what was under way when the Application was deleted: nothing that an earlier process has on its way still counts, and
+// what the unfinished revision has taken over from somebody is given back, for it never became this Application's.
+func (t *turn) takeOverDeleted(ctx context.Context) (outcome, bool) {
+	in := t.app.Status.Intent
+	if in == nil {
+		return outcome{}, true
+	}
+	if out, ok := t.takeOver(ctx, t.app, t.w); !ok {
+		return out, false
+	}
+	in = t.app.Status.Intent
+	images, err := t.images(in)
+	if errors.Is(err, intent.ErrAbsent) {
+		return outcome{}, true
+	}
+	if err == nil && in.Phase != string(intent.Pruning) {
+		unfinished := *in
+		unfinished.Base = t.app.Status.AppliedRevision
+		err = t.handBack(ctx, &unfinished, images, nil)
+	}
+	if err != nil {
+		return failed(retry, reasonUndo, fmt.Errorf("give back what the unfinished revision had taken: %w", err)), false
+	}
+	return outcome{}, true
+}
+
+// deleteHeld deletes what the inventory holds; false until all of it is gone, and the outcome says what holds it up.
+func (t *turn) deleteHeld(ctx context.Context) (outcome, bool) {
+	held := heldOf(t.app.Status.Inventory)
+	if err := errors.Join(t.spareUsDeleting(ctx, held), t.checkTurn(ctx)); err != nil {
+		return failed(retry, reasonApply, err), false
+	}
+	objects := make([]ledger.ObjectChange, 0, len(held))
+	for _, h := range held {
+		objects = append(objects, ledger.ObjectChange{Object: objectName(h.Ref), Action: "deleted"})
+	}
+	if err := t.account(ledger.Entry{Kind: ledger.Prune, ID: "cascade/" + string(t.app.UID), Outcome: "Deleted", Reason: "Cascade",
+		Message: "the Application is deleted with its objects", Objects: objects}); err != nil {
+		return failed(retry, reasonStore, err), false
+	}
+	var left []apply.Held
+	var errs []error
+	for _, h := range slices.Backward(held) {
+		deleted, err := t.target.Delete(ctx, h)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("delete %s: %w", h.Ref, err))
+		} else if deleted {
+			left = append(left, h)
+		}
+	}
+	if len(errs) > 0 {
+		return failed(retry, reasonApply, errors.Join(errs...)), false
+	}
+	if len(left) > 0 { // asked to go; looked at again until they are gone
+		return outcome{soon, v1alpha1.Pruning, reasonPrune, "is being deleted; waits until these are gone: " + t.going(left)}, false
+	}
+	return outcome{}, true
+}
+
+// going names objects that are being deleted, and what holds them back.
+func (t *turn) going(held []apply.Held) string {
+	var words []string
+	for _, o := range named(held) {
+		word := o.Ref().String()
+		if live := t.live.get(o); live != nil && len(live.GetFinalizers()) > 0 {
+			word += fmt.Sprintf(" (finalizers: %s)", strings.Join(live.GetFinalizers(), ", "))
+		}
+		words = append(words, word)
+	}
+	if more := len(words) - toldAtMost; more > 0 {
+		words = append(words[:toldAtMost], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(words, ", ")
+}
+
 // finalize deletes the objects of an Application that is being deleted and says Cascade; otherwise they stay.
 func (e *Engine) finalize(ctx context.Context, app *v1alpha1.Application, w *work) outcome {
 	if !slices.Contains(app.Finalizers, v1alpha1.Finalizer) {
@@ -107,24 +185,14 @@ func (e *Engine) finalize(ctx context.Context, app *v1alpha1.Application, w *wor
 		return e.report(ctx, app, w, failed(retry, reasonApply, err))
 	}
 	t := &turn{e, app, w, target, e.live.as(userOf(app))}
+	if out, passed := t.takeOverDeleted(ctx); !passed {
+		return e.report(ctx, app, w, out)
+	}
 	if out, passed := t.deletionHooks(ctx, "pre"); !passed {
 		return e.report(ctx, app, w, out)
 	}
-	left := 0
-	var errs []error
-	for _, h := range slices.Backward(heldOf(app.Status.Inventory)) {
-		deleted, err := target.Delete(ctx, h)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("delete %s: %w", h.Ref, err))
-		} else if deleted {
-			left++
-		}
-	}
-	if len(errs) > 0 {
-		return e.report(ctx, app, w, failed(retry, reasonApply, errors.Join(errs...)))
-	}
-	if left > 0 { // asked to go; looked at again until they are gone
-		return outcome{class: soon}
+	if out, passed := t.deleteHeld(ctx); !passed {
+		return e.report(ctx, app, w, out)
 	}
 	if out, passed := t.deletionHooks(ctx, "post"); !passed {
 		return e.report(ctx, app, w, out)

@@ -34,6 +34,7 @@ type live struct {
 
 	mu      sync.Mutex
 	watches map[watched]cache.SharedIndexInformer
+	cancels map[watched]context.CancelFunc
 	ended   map[string]string                // how Jobs ended that are gone, by UID
 	own     map[schema.GroupVersionKind]bool // what allowed has answered
 	all     sync.WaitGroup
@@ -47,11 +48,24 @@ type watched struct {
 
 func newLive(ctx context.Context, e *Engine) *live {
 	return &live{ctx: ctx, client: e.dynamicAs, allowed: e.mayWatch, mapper: e.mapper, changed: e.ownerChanged, log: e.cfg.Log,
-		watches: map[watched]cache.SharedIndexInformer{}, own: map[schema.GroupVersionKind]bool{}, ended: map[string]string{}}
+		watches: map[watched]cache.SharedIndexInformer{}, cancels: map[watched]context.CancelFunc{}, own: map[schema.GroupVersionKind]bool{}, ended: map[string]string{}}
 }
 
 // wait returns when every watch has ended, after ctx has.
 func (l *live) wait() { l.all.Wait() }
+
+// end ends the watches of accounts that no Application acts as any more.
+func (l *live) end(used func(user string) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w, cancel := range l.cancels {
+		if w.user != "" && !used(w.user) {
+			cancel()
+			delete(l.cancels, w)
+			delete(l.watches, w)
+		}
+	}
+}
 
 // view is what one account sees; the empty user is the engine itself.
 type view struct {
@@ -114,8 +128,9 @@ func (v view) start(o apply.Object) cache.SharedIndexInformer {
 	}
 	informer := v.informer(client, m.Resource, w)
 	if informer != nil {
-		v.watches[w] = informer
-		v.all.Go(func() { informer.RunWithContext(v.ctx) })
+		ctx, cancel := context.WithCancel(v.ctx)
+		v.watches[w], v.cancels[w] = informer, cancel
+		v.all.Go(func() { informer.RunWithContext(ctx) })
 	}
 	return informer
 }

@@ -157,12 +157,12 @@ func (t *turn) givenUp(objects []apply.Object) []apply.Held {
 
 // awaitOthers holds a prune back for a moment while Applications of the same repository have not looked at the commit yet: one of
 // them may ask for what is about to go.
-func (t *turn) awaitOthers(in *v1alpha1.Intent) (outcome, bool) {
-	if time.Since(in.Revision.Time.Time) > patience {
+func (t *turn) awaitOthers(since time.Time, commit string) (outcome, bool) {
+	if time.Since(since) > patience {
 		return outcome{}, true
 	}
 	for _, other := range t.apps.following(t.app) {
-		if t.wishes.commitOf(keyOf(other)) != in.Revision.Commit && !suspended(other) {
+		if t.wishes.commitOf(keyOf(other)) != commit && !suspended(other) {
 			return outcome{soon, v1alpha1.Pruning, reasonPrune, fmt.Sprintf("waits until Application %s has looked at the same commit", keyOf(other))}, false
 		}
 	}

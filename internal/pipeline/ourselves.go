@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,29 +17,58 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/component-helpers/auth/rbac/validation"
 )
 
-// vital says that an object is what the engine itself stands on: no sync and no cascade deletes it, also where a repository
-// has declared it once.
-func vital(r diff.Ref) bool {
-	switch {
-	case r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition":
-		return strings.HasSuffix(r.Name, "."+v1alpha1.GroupVersion.Group)
-	case r.Group == "" && r.Kind == "Namespace":
-		return r.Name == v1alpha1.RootNamespace
+// vital says that an object is what an engine of this namespace itself stands on: no sync and no cascade deletes it, also where a
+// repository has declared it once.
+func vital(namespace string) func(diff.Ref) bool {
+	return func(r diff.Ref) bool {
+		switch {
+		case r.Group == "apiextensions.k8s.io" && r.Kind == "CustomResourceDefinition":
+			return strings.HasSuffix(r.Name, "."+v1alpha1.GroupVersion.Group)
+		case r.Group == "" && r.Kind == "Namespace":
+			return r.Name == v1alpha1.RootNamespace || r.Name == namespace
+		}
+		return false
 	}
-	return false
 }
 
 // spareUs refuses a revision that would take rights away from the engine: it could not finish it, nor undo it.
 func (t *turn) spareUs(ctx context.Context, proof *apply.Proof, objects []apply.Object) error {
-	var suspects []diff.Change
+	var suspects []suspect
 	for _, c := range proof.Plan.Changes {
-		if c.Ref.Group == rbacv1.GroupName && (c.Action == diff.Update || c.Action == diff.Prune || c.Replaces) {
-			suspects = append(suspects, c)
+		if c.Ref.Group != rbacv1.GroupName || c.Action != diff.Update && c.Action != diff.Prune && !c.Replaces {
+			continue
+		}
+		s := suspect{ref: c.Ref, live: proof.Live(c.Ref)}
+		if n := slices.IndexFunc(objects, func(o apply.Object) bool { return o.Ref() == c.Ref }); n >= 0 {
+			s.next = objects[n].Unstructured
+		}
+		suspects = append(suspects, s)
+	}
+	return t.refuseLosing(ctx, suspects)
+}
+
+// spareUsDeleting refuses to delete, with an Application, what gives the engine its rights.
+func (t *turn) spareUsDeleting(ctx context.Context, held []apply.Held) error {
+	var suspects []suspect
+	for _, h := range held {
+		if h.Ref.Group == rbacv1.GroupName {
+			suspects = append(suspects, suspect{ref: h.Ref})
 		}
 	}
+	return t.refuseLosing(ctx, suspects)
+}
+
+// suspect is an object of RBAC as it is, and as it would be; next is nil where it would go.
+type suspect struct {
+	ref        diff.Ref
+	live, next *unstructured.Unstructured
+}
+
+func (t *turn) refuseLosing(ctx context.Context, suspects []suspect) error {
 	if len(suspects) == 0 {
 		return nil
 	}
@@ -47,13 +77,9 @@ func (t *turn) spareUs(ctx context.Context, proof *apply.Proof, objects []apply.
 		return err
 	}
 	var errs []error
-	for _, c := range suspects {
-		var next *unstructured.Unstructured
-		if n := slices.IndexFunc(objects, func(o apply.Object) bool { return o.Ref() == c.Ref }); n >= 0 {
-			next = objects[n].Unstructured
-		}
-		if why := rights.lost(c.Ref, proof.Live(c.Ref), next); why != "" {
-			errs = append(errs, fmt.Errorf("%s: gitopsd works as %s by it, and %s; give that account the rights otherwise first", c.Ref, rights.user.Username, why))
+	for _, s := range suspects {
+		if why := rights.lost(s.ref, s.live, s.next); why != "" {
+			errs = append(errs, fmt.Errorf("%s: gitopsd works as %s by it, and %s; give that account the rights otherwise first", s.ref, rights.user.Username, why))
 		}
 	}
 	return errors.Join(errs...)
@@ -65,8 +91,8 @@ type rights struct {
 	bindings map[diff.Ref]rbacv1.RoleRef // that name the engine
 }
 
-// rights asks the API who the engine is and what binds it; nil where no binding matters, or where they may not be read: then it
-// may not change them either.
+// rights asks the API who the engine is and what binds it: by its own rights, or else by those of the Application's account, which may have
+// more. Nil where no binding matters, or where neither may read them: then neither may change them.
 func (t *turn) rights(ctx context.Context) (*rights, error) {
 	review, err := t.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
@@ -76,26 +102,35 @@ func (t *turn) rights(ctx context.Context) (*rights, error) {
 	if slices.Contains(out.user.Groups, "system:masters") {
 		return nil, nil
 	}
-	cluster, err := t.kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
-	if apierrors.IsForbidden(err) {
-		return nil, nil
+	err = out.read(ctx, t.kube)
+	if user := userOf(t.app); user != "" && apierrors.IsForbidden(err) {
+		kube, asErr := t.kubeAs(user)
+		if asErr != nil {
+			return nil, asErr
+		}
+		err = out.read(ctx, kube)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read what binds us: %w", err)
-	}
-	local, err := t.kube.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("read what binds us: %w", err)
 	}
-	for _, b := range cluster.Items {
-		out.add(diff.Ref{Group: rbacv1.GroupName, Kind: "ClusterRoleBinding", Name: b.Name}, b.Subjects, b.RoleRef)
-	}
-	if err == nil {
-		for _, b := range local.Items {
-			out.add(diff.Ref{Group: rbacv1.GroupName, Kind: "RoleBinding", Namespace: b.Namespace, Name: b.Name}, b.Subjects, b.RoleRef)
+	return out, nil
+}
+
+// read collects the bindings that name the engine. What was found before an error stands.
+func (r *rights) read(ctx context.Context, kube kubernetes.Interface) error {
+	cluster, clusterErr := kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
+	if clusterErr == nil {
+		for _, b := range cluster.Items {
+			r.add(diff.Ref{Group: rbacv1.GroupName, Kind: "ClusterRoleBinding", Name: b.Name}, b.Subjects, b.RoleRef)
 		}
 	}
-	return out, nil
+	local, err := kube.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err == nil {
+		for _, b := range local.Items {
+			r.add(diff.Ref{Group: rbacv1.GroupName, Kind: "RoleBinding", Namespace: b.Namespace, Name: b.Name}, b.Subjects, b.RoleRef)
+		}
+	}
+	return cmp.Or(clusterErr, err)
 }
 
 func (r *rights) add(binding diff.Ref, subjects []rbacv1.Subject, role rbacv1.RoleRef) {

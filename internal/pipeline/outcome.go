@@ -78,6 +78,10 @@ const (
 	reasonHookFailed = "HookFailed"
 )
 
+// refusals are the reasons for which a revision or a spec is not acted on, which the ledger tells.
+var refusals = map[string]bool{reasonRefused: true, reasonMassPrune: true, reasonEmpty: true, reasonRender: true, reasonSignature: true, reasonInvalid: true,
+	reasonFiles: true, reasonAccount: true, reasonCycle: true}
+
 // Causes of a sync.
 const (
 	causeCommit = "Commit"

@@ -19,6 +19,7 @@ func (e *Engine) reconcile(ctx context.Context, key types.NamespacedName) outcom
 	}
 	w := e.workOf(key)
 	app = w.newest(app)
+	w.answers()
 	if app.DeletionTimestamp != nil {
 		return e.finalize(ctx, app, w)
 	}
@@ -60,11 +61,14 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		return e.keep(ctx, app, w, failed(stalled, reasonFiles, err))
 	}
 	snapshot, out, ok := e.source(ctx, app, w)
-	if !ok {
-		return out
+	if r, held := pinned(app); held { // what was applied before needs no repository
+		return e.orKeep(ctx, app, w, e.syncPinned(ctx, app, w, r))
 	}
-	if r, ok := pinned(app); ok {
-		return e.syncPinned(ctx, app, w, r)
+	if !ok && out.phase == v1alpha1.Failed {
+		return e.keep(ctx, app, w, out)
+	}
+	if !ok { // it has not answered yet
+		return out
 	}
 	if out, ok := e.dependencies(app, w, snapshot.Commit); !ok {
 		return e.keep(ctx, app, w, out)
@@ -83,8 +87,13 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		}
 		return e.keep(ctx, app, w, failed(class, reasonRender, err))
 	}
-	out = e.sync(ctx, app, w, snapshot.Commit, desired)
-	if out.reason == reasonRefused || out.reason == reasonWindow {
+	return e.orKeep(ctx, app, w, e.sync(ctx, app, w, snapshot.Commit, desired))
+}
+
+// orKeep looks after what is there where a new revision was not begun.
+func (e *Engine) orKeep(ctx context.Context, app *v1alpha1.Application, w *work, out outcome) outcome {
+	switch out.reason {
+	case reasonRefused, reasonWindow, reasonEmpty, reasonMassPrune:
 		return e.keep(ctx, app, w, out)
 	}
 	return out
@@ -95,9 +104,11 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 func (e *Engine) source(ctx context.Context, app *v1alpha1.Application, w *work) (source.Snapshot, outcome, bool) {
 	spec, err := e.sourceSpec(ctx, app)
 	if err != nil {
+		w.decline(app)
 		return source.Snapshot{}, failed(retry, reasonSource, err), false
 	}
 	if err := e.subscribe(app, w, spec); err != nil {
+		w.decline(app)
 		return source.Snapshot{}, failed(stalled, reasonSource, err), false
 	}
 	e.honourSyncRequest(ctx, app, w, spec)

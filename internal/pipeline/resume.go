@@ -7,7 +7,9 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/diff"
 	"github.com/gitopsd/gitopsd/internal/intent"
+	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
 // ended says how an intent that is still open has ended by the ledger, which is written before the status: a crash, or a status that
@@ -21,17 +23,35 @@ func (t *turn) ended(in *v1alpha1.Intent) intent.Phase {
 	return ""
 }
 
-// resume brings the phase of an intent that has ended as Applied to where it was then.
-func (t *turn) resume(in *v1alpha1.Intent, objects []apply.Object) {
-	phase := intent.Phase(in.Phase)
-	if phase == intent.Pruning || t.ended(in) != intent.Applied {
-		return
+// resume brings an intent that has ended by the ledger to where it was then, if the cluster is there too. If it is not, the API's store is
+// older than the ledger, for it comes from a backup: the status decides, and the intent goes on under another name, so that the ledger tells
+// both ends.
+func (t *turn) resume(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object) error {
+	phase, end := intent.Phase(in.Phase), t.ended(in)
+	switch {
+	case end == "" || end == intent.Applied && phase == intent.Pruning:
+		return nil
+	case end == intent.RolledBack && (phase == intent.Undoing || phase == intent.Incomplete):
+		return nil // undone once more, which changes nothing
+	case end == intent.Applied && (phase == intent.Applying || phase == intent.Verifying || phase == intent.Held):
+		proof, err := t.target.Prove(ctx, t.revision(objects))
+		if err != nil {
+			return err
+		}
+		if proof.Plan.Count(diff.Create)+proof.Plan.Count(diff.Update) > 0 {
+			break
+		}
+		if phase == intent.Applying {
+			phase = intent.Next(phase, intent.Written, t.policy())
+		}
+		in.Phase = string(intent.Next(phase, intent.Arrived, t.policy()))
+		t.arrived(in, objects)
+		return nil
 	}
-	if phase == intent.Applying {
-		phase = intent.Next(phase, intent.Written, t.policy())
-	}
-	in.Phase = string(intent.Next(phase, intent.Arrived, t.policy()))
-	t.arrived(in, objects)
+	t.cfg.Log.Warn("the ledger is ahead of the cluster, which comes from a backup: the open sync is brought to its end once more", "app", keyOf(t.app), "intent", in.ID, "ended", end)
+	in.ID = string(uuid.NewUUID())
+	t.w.owns = in.ID
+	return t.write(ctx, t.app, t.w)
 }
 
 // handBack gives back what belonged to somebody else before an intent that was superseded took it over, and what neither the revision nor

@@ -146,7 +146,7 @@ func (e *Engine) honourSyncRequest(ctx context.Context, app *v1alpha1.Applicatio
 	if request == "" || request == app.Status.HandledSyncRequest || !w.begin(request) {
 		return
 	}
-	e.act(app, "sync/"+request, "SyncRequested", askedBy(app), "")
+	e.act(app, "sync/"+request, "SyncRequested", askedBy(app), consents(app))
 	w.known.Forget()
 	w.rendered = rendered{}
 	if app.Annotations[v1alpha1.AnnotationRetry] == request {
@@ -194,15 +194,16 @@ func (w *work) decline(app *v1alpha1.Application) {
 	if request := app.Annotations[v1alpha1.AnnotationSync]; request != "" {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.asked = request
+		w.asked, w.answered = request, request
 	}
 }
 
-// handled is the last request that was honoured.
-func (w *work) handled() string {
+// answers notes which request the look that begins can answer: the repository's answer to it is there. One that comes while it looks is for
+// the next one, for this one may have read an older commit.
+func (w *work) answers() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.asked
+	w.answered = w.asked
 }
 
 func troubleOf(ev source.Event) *v1alpha1.SourceTrouble {

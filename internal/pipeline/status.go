@@ -30,8 +30,8 @@ func (e *Engine) report(ctx context.Context, app *v1alpha1.Application, w *work,
 	st := &app.Status
 	st.ObservedGeneration = app.Generation
 	st.Phase, st.Reason, st.Message = out.phase, out.reason, redact.String(out.message)
-	if asked := w.handled(); asked != "" {
-		st.HandledSyncRequest = asked
+	if w.answered != "" {
+		st.HandledSyncRequest = w.answered
 	}
 	setConditions(app)
 	e.say(app, w)
@@ -134,7 +134,7 @@ func (e *Engine) say(app *v1alpha1.Application, w *work) {
 	if now == w.said {
 		return
 	}
-	if st.Phase == v1alpha1.Failed && (st.Reason == reasonRefused || st.Reason == reasonMassPrune || st.Reason == reasonEmpty || st.Reason == reasonRender) {
+	if st.Phase == v1alpha1.Failed && refusals[st.Reason] {
 		sum := sha256.Sum256([]byte(now))
 		e.tell(app, ledger.Entry{Kind: ledger.Refusal, ID: fmt.Sprintf("refusal/%s/%s/%x", app.UID, st.ObservedCommit, sum[:8]), To: st.ObservedCommit,
 			Outcome: "Refused", Reason: st.Reason, Message: st.Message})

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"time"
@@ -158,7 +159,7 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	if err := t.putRight(ctx, c.objects); err != nil {
 		return failed(retry, reasonPrune, err)
 	}
-	if !proof.Plan.Empty() {
+	if proof.Plan.Count(diff.Create)+proof.Plan.Count(diff.Update) > 0 {
 		if out, ok := t.heal(ctx, r, proof, c); !ok {
 			return out
 		}
@@ -167,24 +168,41 @@ func (t *turn) tend(ctx context.Context, c candidate) outcome {
 	t.w.applied(c)
 	app.Status.AppliedRevision.Commit = c.commit // another one, perhaps, that renders to the same
 	app.Status.Drift = driftOf(proof, c.objects, false)
-	return t.judgeHealth(ctx, proof, c.objects, outcome{done, v1alpha1.Applied, reasonApplied, ""})
+	left, gone := t.pruneLeft(ctx, proof, c)
+	if out := t.judgeHealth(ctx, proof, c.objects, t.good()); gone {
+		return out
+	}
+	return left
+}
+
+// good is the end of a sync. What was deleted and is held back by finalizers holds nothing up, and is told.
+func (t *turn) good() outcome {
+	out := outcome{done, v1alpha1.Applied, reasonApplied, ""}
+	var held []apply.Held
+	for _, u := range t.live.owned(ownerOf(t.app)) {
+		if u.GetDeletionTimestamp() != nil && len(u.GetFinalizers()) > 0 {
+			held = append(held, apply.Held{Ref: diff.RefOf(u), Version: u.GroupVersionKind().Version})
+		}
+	}
+	if len(held) > 0 {
+		out.message = "deleted, and not gone yet: " + t.going(held)
+	}
+	return out
 }
 
 // heal writes what differs from the applied revision. It needs no intent: writing it again is all that a crash asks for.
 func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c candidate) (outcome, bool) {
 	started := time.Now()
 	record := &v1alpha1.SyncRecord{Commit: c.commit, Cause: causeDrift, Started: now(started)}
-	changed, words := changes(proof.Plan, diff.Create, diff.Update, diff.Prune), driftWords(changedByOthers(proof.Plan))
+	changed, words := changes(proof.Plan, diff.Create, diff.Update), driftWords(changedByOthers(proof.Plan))
 	if err := t.checkTurn(ctx); err != nil {
 		return failed(retry, reasonApply, err), false
 	}
 	report, err := t.target.Apply(ctx, r, proof)
-	if err == nil {
-		report, err = t.target.Prune(ctx, r, proof)
-	}
 	drift := ledger.Entry{Kind: ledger.Drift, From: c.commit, To: c.commit, Digest: t.cfg.Ledger.Keyed([]byte(c.digest)), Outcome: "Healed", Message: words, Objects: changed}
-	if err != nil {
+	if err != nil { // the same failure is told once, however often it is tried
 		drift.Outcome, drift.Message = "HealFailed", redact.String(words+"; "+err.Error())
+		drift.ID = fmt.Sprintf("unhealed/%s/%x", t.app.UID, sha256.Sum256([]byte(c.digest+t.lastSynced()+drift.Message)))
 	}
 	t.tell(t.app, drift)
 	if words != "" {
@@ -196,6 +214,42 @@ func (t *turn) heal(ctx context.Context, r apply.Revision, proof *apply.Proof, c
 		return failed(retry, reasonApply, err), false
 	}
 	t.app.Status.LastSync, t.w.started = record, started
+	return outcome{}, true
+}
+
+// pruneLeft deletes what the applied revision does not name and is still there, because it was to stay or could not be deleted when the
+// revision came. It asks for the same consent as a commit that deletes. False: it is not done, and the outcome says why.
+func (t *turn) pruneLeft(ctx context.Context, proof *apply.Proof, c candidate) (outcome, bool) {
+	if proof.Prunes() == 0 {
+		t.w.leftSince = time.Time{}
+		return outcome{}, true
+	}
+	if out, ok := t.guard(proof, c); !ok {
+		return out, false
+	}
+	if t.w.leftSince.IsZero() {
+		t.w.leftSince = time.Now()
+	}
+	if out, ok := t.awaitOthers(t.w.leftSince, c.commit); !ok {
+		return out, false
+	}
+	if err := t.checkTurn(ctx); err != nil {
+		return failed(retry, reasonPrune, err), false
+	}
+	objects := changes(proof.Plan, diff.Prune)
+	id := fmt.Sprintf("left/%s/%s/%x", t.app.UID, c.commit, sha256.Sum256(fmt.Append(nil, proof.Pruned())))
+	if err := t.account(ledger.Entry{Kind: ledger.Prune, ID: id, To: c.commit, Outcome: "Deleted", Reason: "LeftBefore", Objects: objects}); err != nil {
+		return failed(retry, reasonStore, err), false
+	}
+	report, err := t.target.Prune(ctx, t.revision(c.objects), proof)
+	t.app.Status.Inventory = refreshed(inventoryOf(report.Inventory), proof)
+	if s := t.app.Status.LastSync; s != nil {
+		s.Pruned += int32(report.Pruned)
+	}
+	if err != nil {
+		return failed(retry, reasonPrune, err), false
+	}
+	t.cfg.Log.Info("pruned", "app", keyOf(t.app), "commit", short(c.commit), "objects", report.Pruned)
 	return outcome{}, true
 }
 

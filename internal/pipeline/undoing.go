@@ -120,8 +120,8 @@ func (e *Engine) tryAgain(app *v1alpha1.Application, request string) {
 
 // pinned returns the revision that a person holds the Application at, if no newer commit has come since.
 func pinned(app *v1alpha1.Application) (v1alpha1.Revision, bool) {
-	digest, commit, found := strings.Cut(app.Annotations[v1alpha1.AnnotationPin], "@")
-	if !found || commit != app.Status.ObservedCommit {
+	digest, rest, _ := strings.Cut(app.Annotations[v1alpha1.AnnotationPin], "@")
+	if commit, _, _ := strings.Cut(rest, "@"); commit == "" || commit != app.Status.ObservedCommit {
 		return v1alpha1.Revision{}, false
 	}
 	for _, r := range app.Status.History {

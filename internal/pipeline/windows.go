@@ -23,7 +23,7 @@ func windowsOf(app *v1alpha1.Application) (window.Windows, error) {
 
 // inWindow says whether something may begin now for a commit. If not, the Application is looked at again when that may be otherwise.
 func (t *turn) inWindow(c candidate, what string) (outcome, bool) {
-	if t.app.Annotations[v1alpha1.AnnotationIgnoreWindows] == c.commit && c.commit != "" {
+	if t.agreed(v1alpha1.AnnotationIgnoreWindows, c) {
 		return outcome{}, true
 	}
 	may, until, why := t.w.declared.windows.At(time.Now())
