@@ -86,6 +86,9 @@ func TestRollback(t *testing.T) {
 	if out := i.must(t, "status", a.namespace+"/"+a.name); !strings.Contains(out, "RolledBack") || !strings.Contains(out, "--retry") {
 		t.Errorf("status:\n%s", out)
 	}
+	if out := i.must(t, "history", a.namespace+"/"+a.name, "-o", "json"); !strings.Contains(out, `"outcome": "RolledBack"`) || !strings.Contains(out, `"current": true`) {
+		t.Errorf("history -o json:\n%s", out)
+	}
 	if out := i.must(t, "history", a.namespace+"/"+a.name); !strings.Contains(out, bad[:8]) || !strings.Contains(out, good[:8]) {
 		t.Errorf("history:\n%s", out)
 	}

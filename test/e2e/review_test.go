@@ -71,6 +71,7 @@ func TestCommitStatus(t *testing.T) {
 		t.Helper()
 		eventually(t, 20*time.Second, "the forge hears of "+commit[:8]+": "+want, func() error {
 			said := f.of(commit)
+			said = slices.DeleteFunc(said, func(s string) bool { return strings.Contains(s, "/ledger success: ") })
 			if len(said) == 0 || !strings.HasPrefix(said[len(said)-1], "gitopsd/"+a.namespace+"/"+a.name+" "+want) {
 				return fmt.Errorf("it heard %q", said)
 			}
@@ -89,4 +90,24 @@ func TestCommitStatus(t *testing.T) {
 	if strings.Contains(i.output(), token) {
 		t.Error("the log holds the token")
 	}
+	a.patch(t, `{"spec":{"sync":{"timeout":"5m"},"source":{"commitStatus":{"ledgerHead":true}}}}`)
+	waits := a.repo.commit(t, "waits", map[string]string{"web.yaml": brokenImage(""), "a.yaml": configMap("a", "k", "two")})
+	last(waits, "pending: Verifying")
+	next := a.repo.commit(t, "next", map[string]string{"web.yaml": "", "a.yaml": configMap("a", "k", "three")})
+	a.awaitCommit(t, next, v1alpha1.Applied)
+	last(next, "success: applied, Healthy")
+	if said := f.of(waits); !slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, " failure: not applied: commit "+next[:8]) }) {
+		t.Errorf("of the commit that was overtaken the forge heard %q", said)
+	}
+	var head string
+	eventually(t, 20*time.Second, "the forge has the ledger's head", func() error {
+		for _, s := range f.of(next) {
+			if _, found, ok := strings.Cut(s, "/ledger success: "); ok {
+				head = found
+				return nil
+			}
+		}
+		return fmt.Errorf("it heard %q", f.of(next))
+	})
+	i.must(t, "audit", "verify", "--head", head)
 }

@@ -1,0 +1,192 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// What cannot be deleted holds no newer commit up: that may be the one that mends it. It stays in the inventory, and goes when it can.
+func TestAPruneThatCannotBe(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")}, func(app *v1alpha1.Application) {
+		app.Spec.Destination.ServiceAccountName = "deployer"
+		i.mustKubectl(t, "-n", app.Namespace, "create", "serviceaccount", "deployer")
+		i.mustKubectl(t, "-n", app.Namespace, "create", "role", "deployer", "--resource=configmaps", "--verb=get,list,watch,create,patch,update")
+		i.mustKubectl(t, "-n", app.Namespace, "create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+app.Namespace+":deployer")
+	})
+	a.await(t)
+	stuck := a.repo.commit(t, "without b", map[string]string{"b.yaml": ""})
+	st := a.awaitCommit(t, stuck, v1alpha1.Pruning).Status
+	eventually(t, 20*time.Second, "it says what holds it up", func() error {
+		if st = a.get(t).Status; !strings.Contains(st.Message, "forbidden") || !strings.Contains(st.Message, "ConfigMap") {
+			return errPhase(st)
+		}
+		return nil
+	})
+	next := a.repo.commit(t, "two", map[string]string{"a.yaml": configMap("a", "k", "two")})
+	eventually(t, 20*time.Second, "the next commit is applied all the same", func() error {
+		if st = a.get(t).Status; st.AppliedRevision.Commit != next || !holds(st, "b") {
+			return errPhase(st)
+		}
+		return nil
+	})
+	checkMaps(t, i, a.namespace, map[string]string{"a": "two", "b": "one"})
+	i.mustKubectl(t, "-n", a.namespace, "create", "rolebinding", "edit", "--clusterrole=edit", "--serviceaccount="+a.namespace+":deployer")
+	i.must(t, "sync", a.namespace+"/"+a.name)
+	checkMaps(t, i, a.namespace, map[string]string{"a": "two"})
+}
+
+// An object that one commit moves to another Application, which cannot be synced yet, stays where it is until that one can, however often
+// the first is looked at, and after a restart.
+func TestAMoveThatWaits(t *testing.T) {
+	i := anyCluster(t)
+	r := newRepo(t, map[string]string{"a/own.yaml": configMap("own-a", "k", "v"), "b/own.yaml": configMap("own-b", "k", "v"), "a/moves.yaml": configMap("moves", "k", "one")})
+	name := nameOf(t)
+	i.namespace(t, name)
+	apps := map[string]*app{}
+	for _, folder := range []string{"a", "b"} {
+		apps[folder] = &app{i, name, folder, r}
+		obj := apps[folder].object()
+		obj.Spec.Source.Path = folder
+		if folder == "b" {
+			obj.Spec.Sync.Windows = []v1alpha1.SyncWindow{{Kind: "Deny", Schedule: "* * * * *", Duration: metav1.Duration{Duration: 2 * time.Minute}}}
+		}
+		i.createApplication(t, obj)
+	}
+	a, b := apps["a"], apps["b"]
+	a.await(t)
+	b.awaitCommit(t, r.head(t), v1alpha1.Waiting)
+	i.must(t, "sync", name+"/b", "--ignore-windows")
+	uid := configMapUID(t, i, name, "moves")
+	commit := r.commit(t, "moves", map[string]string{"a/moves.yaml": "", "b/moves.yaml": configMap("moves", "k", "two")})
+	a.awaitCommit(t, commit, v1alpha1.Applied)
+	for range 2 {
+		i.must(t, "sync", name+"/a")
+		if st := a.get(t).Status; !holds(st, "moves") {
+			t.Fatalf("it left the inventory of the first before the second has it: %+v", st.Inventory)
+		}
+	}
+	checkMaps(t, i, name, map[string]string{"own-a": "v", "own-b": "v", "moves": "one"})
+	i.must(t, "sync", name+"/b", "--ignore-windows")
+	checkMaps(t, i, name, map[string]string{"own-a": "v", "own-b": "v", "moves": "two"})
+	if got := configMapUID(t, i, name, "moves"); got != uid {
+		t.Errorf("it was made anew: %s was %s", got, uid)
+	}
+	eventually(t, 20*time.Second, "the first lets go", func() error {
+		if st := a.get(t).Status; holds(st, "moves") {
+			return errPhase(st)
+		}
+		return nil
+	})
+}
+
+// What spec.sync.prune: false has left is as much of a deletion as what a commit brings, when it is switched on: a mass waits for consent, and
+// is one entry of the ledger. Meanwhile drift is healed.
+func TestWhatWasLeftIsGuardedToo(t *testing.T) {
+	i := anyCluster(t)
+	files, gone := map[string]string{"m.yaml": configMap("m", "k", "v")}, map[string]string{}
+	left := map[string]string{"m": "v"}
+	for n := range 7 {
+		name := fmt.Sprint("m", n)
+		files[name+".yaml"], left[name], gone[name+".yaml"] = configMap(name, "k", "v"), "v", ""
+	}
+	never := false
+	a := i.deploy(t, files, func(app *v1alpha1.Application) { app.Spec.Sync.Prune = &never })
+	a.await(t)
+	commit := a.repo.commit(t, "most of it goes", gone)
+	a.awaitCommit(t, commit, v1alpha1.Applied)
+	a.patch(t, `{"spec":{"sync":{"prune":true}}}`)
+	st := a.awaitCommit(t, commit, v1alpha1.Failed).Status
+	if st.Reason != "PruneNeedsConsent" || !strings.Contains(st.Message, "7 of 8") {
+		t.Errorf("%s: %s", st.Reason, st.Message)
+	}
+	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "m", "-p", `{"data":{"k":"theirs"}}`)
+	eventually(t, 10*time.Second, "drift is healed while consent is awaited", func() error {
+		if got := i.configMaps(t, a.namespace)["m"]; got != "v" {
+			return fmt.Errorf("it is %q", got)
+		}
+		return nil
+	})
+	checkMaps(t, i, a.namespace, left)
+	i.must(t, "sync", a.namespace+"/"+a.name, "--allow-prune")
+	checkMaps(t, i, a.namespace, map[string]string{"m": "v"})
+	if out := i.must(t, "audit", "export", "--app", a.namespace+"/"+a.name); strings.Count(out, `"LeftBefore"`) != 1 || !strings.Contains(out, "agrees that commit "+commit) {
+		t.Errorf("the ledger says\n%s", out)
+	}
+}
+
+// A rollback by hand asks for consent like any other deletion, is told each time, and needs no repository.
+func TestRollbackWithoutGit(t *testing.T) {
+	i := anyCluster(t)
+	files := map[string]string{}
+	for n := range 7 {
+		files[fmt.Sprintf("m%d.yaml", n)] = configMap(fmt.Sprint("m", n), "k", "v")
+	}
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")})
+	first := a.await(t).Status.AppliedRevision.Commit
+	a.repo.commit(t, "many", files)
+	a.await(t)
+	name := a.namespace + "/" + a.name
+	if err := os.Rename(a.repo.dir, a.repo.dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		if out, code := i.run("rollback", name, "--to", first[:8]); round == 0 && (code != 1 || !strings.Contains(out, "PruneNeedsConsent")) {
+			t.Errorf("exit code %d\n%s", code, out)
+		}
+		if out, code := i.run("sync", name, "--allow-prune"); code != 0 {
+			t.Fatalf("exit code %d\n%s", code, out)
+		}
+		checkMaps(t, i, a.namespace, map[string]string{"a": "one"})
+		if round == 0 {
+			if err := os.Rename(a.repo.dir+".away", a.repo.dir); err != nil {
+				t.Fatal(err)
+			}
+			i.must(t, "resume", name)
+			a.await(t)
+		}
+	}
+	out := i.must(t, "audit", "export", "--app", name)
+	if strings.Count(out, `"Pinned"`) != 2 || strings.Count(out, `"Resumed"`) != 1 {
+		t.Errorf("the ledger says\n%s", out)
+	}
+}
+
+// An Application that is deleted with its objects in the middle of a sync gives back what the unfinished revision had only begun to take over,
+// and says what holds the end up.
+func TestDeletedWhileTakingOver(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, func(app *v1alpha1.Application) { app.Spec.Sync.OnDelete = v1alpha1.Cascade })
+	a.await(t)
+	i.apply(t, a.namespace, configMap("theirs", "k", "theirs"))
+	held := strings.Replace(configMap("held", "k", "v"), "metadata: {", "metadata: {finalizers: [example.org/held], ", 1)
+	bad := a.repo.commit(t, "bad", map[string]string{"b.yaml": configMap("theirs", "k", "ours"), "held.yaml": held, "web.yaml": brokenImage("")})
+	a.awaitCommit(t, bad, v1alpha1.Verifying)
+	i.mustKubectl(t, "-n", a.namespace, "delete", "application", a.name, "--wait=false")
+	eventually(t, 30*time.Second, "it says what holds it up", func() error {
+		if st := a.get(t).Status; !strings.Contains(st.Message, "held") || !strings.Contains(st.Message, "example.org/held") {
+			return errPhase(st)
+		}
+		return nil
+	})
+	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "held", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+	eventually(t, 30*time.Second, "only what was theirs is left, as it was", func() error {
+		if got := i.configMaps(t, a.namespace); len(got) != 1 || got["theirs"] != "theirs" {
+			return fmt.Errorf("there is %v", got)
+		}
+		_, err := i.application(t, a.namespace, a.name)
+		if err == nil {
+			return fmt.Errorf("the Application is there")
+		}
+		return nil
+	})
+	if out := i.must(t, "audit", "export", "--app", a.namespace+"/"+a.name); strings.Count(out, `"Cascade"`) != 1 {
+		t.Errorf("the ledger says\n%s", out)
+	}
+}
