@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -247,16 +248,23 @@ func TestShelfForgets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := 1; i <= commitsKept; i++ {
+	for i := 1; i <= commitsKept+2; i++ {
+		runtime.GC()
 		if _, err := pack(s, digest(i), sourcetest.Gzip(t, sourcetest.Tar(t, sourcetest.File("a", "x")))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if all := s.digests(); len(all) != commitsKept || slices.Contains(all, digest(0)) {
+	if all := s.digests(); len(all) != commitsKept+1 || slices.Contains(all, digest(1)) {
 		t.Errorf("kept: %v", all)
 	}
-	if got := read(t, first, "a"); got != "first" {
+	if got := read(t, first, "a"); got != "first" || !slices.Contains(s.digests(), digest(0)) {
 		t.Errorf("who holds the oldest reads %q", got)
+	}
+	runtime.KeepAlive(first)
+	s.limits.Kept = 1
+	runtime.GC()
+	if s.trim(); !slices.Equal(s.digests(), []string{digest(commitsKept + 2)}) {
+		t.Errorf("kept of what weighs too much: %v", s.digests())
 	}
 }
 

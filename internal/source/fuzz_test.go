@@ -66,7 +66,7 @@ func FuzzInstall(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer m.close()
-		_ = m.install(bytes.NewReader(pack))
+		_, _ = m.install(bytes.NewReader(pack), m.limits)
 		entries, err := os.ReadDir(dir + "/objects/pack")
 		if err != nil {
 			t.Fatal(err)

@@ -208,7 +208,7 @@ func TestPackThatLies(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer m.close()
-			err = m.install(strings.NewReader(header + body + strings.Repeat("\x00", 20)))
+			_, err = m.install(strings.NewReader(header+body+strings.Repeat("\x00", 20)), m.limits)
 			if err == nil {
 				t.Fatal("taken")
 			}

@@ -227,7 +227,7 @@ func (l *localSession) fetch(ctx context.Context, m *mirror, want []plumbing.Has
 		defer close(done)
 		w.CloseWithError(writePack(w, l.repo.Storer, c.list))
 	}()
-	err := m.install(r)
+	_, err := m.install(r, m.limits)
 	r.CloseWithError(io.ErrClosedPipe)
 	<-done
 	return err

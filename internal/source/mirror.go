@@ -40,6 +40,7 @@ type mirror struct {
 
 	damaged bool // an object of a visible commit is gone
 	bulky   bool // the last fetch brought far more than what was wanted; guarded by fetching
+	stuck   int  // how many packs there were when a repack failed; 0: none did; guarded by fetching
 }
 
 const (
@@ -47,7 +48,7 @@ const (
 	lockFile = "gitopsd.lock"
 )
 
-// Loose limits of housekeeping: what a mirror may grow to before it is repacked, and what survives it.
+// Loose limits of housekeeping, beside Limits.Kept: what a mirror may grow to before it is repacked, and what survives it.
 const (
 	packsBeforeRepack = 24
 	commitsKept       = 16

@@ -19,50 +19,50 @@ import (
 
 // install takes a pack in: to a temporary file, checked, indexed, made durable, and only then under its name.
 // go-git's own writer is not used because it trusts the sizes a pack declares, indexes while it reads, and keeps
-// a truncated index when it is killed.
-func (m *mirror) install(pack io.Reader) error {
+// a truncated index when it is killed. It returns the pack's path without extension; none when there was nothing in it.
+func (m *mirror) install(pack io.Reader, limits Limits) (base string, err error) {
 	if m.lock == nil {
-		return errNotOwner
+		return "", errNotOwner
 	}
 	folder := filepath.Join(m.dir, "objects/pack")
 	tmp, err := os.CreateTemp(folder, ".tmp-pack-*")
 	if err != nil {
-		return storageError(err)
+		return "", storageError(err)
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	n, err := io.Copy(tmp, io.LimitReader(pack, m.limits.Pack+1))
+	n, err := io.Copy(tmp, io.LimitReader(pack, limits.Pack+1))
 	switch {
-	case n > m.limits.Pack:
-		return &Error{Class: ErrTooLarge, Text: fmt.Sprintf("the fetch brings more than %d MiB", m.limits.Pack>>20), Next: "split the repository, or take large files out of it"}
+	case n > limits.Pack:
+		return "", &Error{Class: ErrTooLarge, Text: fmt.Sprintf("the fetch brings more than %d MiB", limits.Pack>>20), Next: "split the repository, or take large files out of it"}
 	case err != nil && errors.As(err, new(*os.PathError)):
-		return storageError(err)
+		return "", storageError(err)
 	case err != nil:
-		return err
+		return "", err
 	}
-	borrowed, err := checkPack(tmp, n, m.limits)
+	borrowed, err := checkPack(tmp, n, limits)
 	if err == nil && len(borrowed) > 0 {
 		err = m.complement(tmp, borrowed)
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	index, sum, err := indexPack(tmp)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if index == nil {
-		return nil // no objects: everything was here
+		return "", nil // no objects: everything was here
 	}
-	base := filepath.Join(folder, "pack-"+sum.String())
+	base = filepath.Join(folder, "pack-"+sum.String())
 	if err := writeFile(base+".idx", index); err != nil {
-		return storageError(err)
+		return "", storageError(err)
 	}
 	if err := errors.Join(tmp.Sync(), tmp.Chmod(0o400), os.Rename(tmp.Name(), base+".pack"), syncFolder(folder)); err != nil {
-		return storageError(err)
+		return "", storageError(err)
 	}
 	m.reopen()
-	return nil
+	return base, nil
 }
 
 func syncFolder(name string) error {

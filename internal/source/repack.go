@@ -3,8 +3,10 @@ package source
 import (
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"weak"
@@ -33,15 +35,17 @@ func (m *mirror) use(commit plumbing.Hash) {
 	_ = os.Chtimes(filepath.Join(m.dir, markers, commit.String()), now, now) // an order for repack, no more
 }
 
-// kept lists the commits that stay: those held as snapshots, and the last used.
-func (m *mirror) kept() []plumbing.Hash {
-	all := m.marked()
-	keep := all[:min(len(all), commitsKept)]
+// kept parts the visible commits: those that stay whatever they weigh, which are the last used and those held as snapshots,
+// and those that may stay besides, the last used first.
+func (m *mirror) kept() (must, may []plumbing.Hash) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, h := range all[len(keep):] {
-		if m.trees[h].Value() != nil {
-			keep = append(keep, h)
+	for i, h := range m.marked() {
+		switch {
+		case i == 0 || m.trees[h].Value() != nil:
+			must = append(must, h)
+		case i < commitsKept:
+			may = append(may, h)
 		}
 	}
 	for h, t := range m.trees {
@@ -49,7 +53,7 @@ func (m *mirror) kept() []plumbing.Hash {
 			delete(m.trees, h)
 		}
 	}
-	return keep
+	return must, may
 }
 
 // packs lists the packs' paths without extension.
@@ -61,28 +65,71 @@ func (m *mirror) packs() ([]string, error) {
 	return names, err
 }
 
-// repack bounds the mirror: when many packs came together, or a whole history because of one commit, the commits worth
-// keeping go into one new pack and the rest is deleted. The caller holds fetching.
+// grown says whether the packs are too many or too large. A mirror of which what is in use alone weighs too much is packed
+// anew only when as much came again: the largest pack is what the last repack left.
+func (m *mirror) grown(packs []string) bool {
+	var sum, largest int64
+	for _, p := range packs {
+		if info, err := os.Stat(p + ".pack"); err == nil {
+			sum, largest = sum+info.Size(), max(largest, info.Size())
+		}
+	}
+	return len(packs) > packsBeforeRepack || sum > m.limits.Kept && sum >= 2*largest && len(packs) > 1
+}
+
+// repack bounds the mirror: when many packs came together, or much, or a whole history because of one commit, the commits
+// worth keeping go into one new pack and the rest is deleted. One that failed, of a disk that is full for instance, is tried
+// again when the next pack has come. The caller holds fetching.
 func (m *mirror) repack() error {
 	old, err := m.packs()
-	if err != nil || len(old) <= packsBeforeRepack && !m.bulky || m.lock == nil {
+	if err != nil || m.lock == nil || len(old) == m.stuck || !m.bulky && !m.grown(old) {
 		return err
 	}
-	m.bulky = false
-	keep := m.kept()
-	objects, err := m.reachable(keep)
+	m.bulky, m.stuck = false, len(old)
+	keep, objects, err := m.worthKeeping()
 	if err != nil {
 		return err
 	}
 	objects = append(objects, m.tagsOf(keep)...)
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(writePack(w, lockedStore{m}, objects)) }()
-	err = m.install(r)
+	fresh, err := m.install(r, m.limits.ofOurs())
 	r.CloseWithError(io.ErrClosedPipe)
 	if err != nil {
 		return err
 	}
-	return m.drop(old, keep)
+	m.stuck = 0
+	return m.drop(slices.DeleteFunc(old, func(p string) bool { return p == fresh }), keep)
+}
+
+// ofOurs are the limits of a pack that is made of what the mirror holds: what came in several fetches may be more than one
+// may bring.
+func (l Limits) ofOurs() Limits {
+	l.Pack, l.Object, l.Inflate, l.Objects = math.MaxInt64-1, math.MaxInt64, math.MaxInt64, math.MaxInt
+	return l
+}
+
+// worthKeeping lists commits and their objects: what must stay, and of the rest as many commits as half of what a mirror may
+// weigh has room for, so that it does not have to be packed anew at once. Objects are counted as long as they are unpacked.
+func (m *mirror) worthKeeping() (keep, objects []plumbing.Hash, err error) {
+	must, may := m.kept()
+	r := &reach{m: m, seen: map[plumbing.Hash]bool{}}
+	for _, c := range must {
+		if err := r.commit(c); err != nil {
+			return nil, nil, err
+		}
+	}
+	keep, objects = must, r.list
+	for _, c := range may {
+		if err := r.commit(c); err != nil {
+			return nil, nil, err
+		}
+		if r.bytes > m.limits.Kept/2 {
+			break
+		}
+		keep, objects = append(keep, c), r.list
+	}
+	return keep, objects, nil
 }
 
 // drop deletes markers first: a crash in between leaves objects nobody sees, never a commit without objects.
@@ -90,13 +137,6 @@ func (m *mirror) drop(packs []string, keep []plumbing.Hash) error {
 	kept := map[plumbing.Hash]bool{}
 	for _, h := range keep {
 		kept[h] = true
-	}
-	fresh, err := m.packs()
-	if err != nil {
-		return err
-	}
-	if len(fresh) <= len(packs) {
-		return nil // the new pack is one of the old ones, so there was nothing to gain
 	}
 	errs := []error{m.dropTags(m.tagsOf(keep))}
 	m.mu.Lock()
@@ -114,51 +154,57 @@ func (m *mirror) drop(packs []string, keep []plumbing.Hash) error {
 	return errors.Join(errs...)
 }
 
-// reachable lists commits, trees and blobs, each once.
-func (m *mirror) reachable(commits []plumbing.Hash) ([]plumbing.Hash, error) {
-	seen := map[plumbing.Hash]bool{}
-	var out []plumbing.Hash
-	add := func(h plumbing.Hash) bool {
-		if seen[h] {
-			return false
-		}
-		seen[h] = true
-		out = append(out, h)
-		return true
+// reach lists commits, trees and blobs, each once, with their bytes.
+type reach struct {
+	m     *mirror
+	seen  map[plumbing.Hash]bool
+	list  []plumbing.Hash
+	bytes int64
+}
+
+// add reports whether the object is new.
+func (r *reach) add(h plumbing.Hash) (bool, error) {
+	if r.seen[h] {
+		return false, nil
 	}
-	var walk func(h plumbing.Hash) error
-	walk = func(h plumbing.Hash) error {
-		if !add(h) {
-			return nil
+	r.seen[h] = true
+	size, err := r.m.size(h)
+	r.list, r.bytes = append(r.list, h), r.bytes+size
+	return true, err
+}
+
+func (r *reach) commit(h plumbing.Hash) error {
+	_, root, err := r.m.peel(h)
+	if err != nil {
+		return err
+	}
+	if _, err := r.add(h); err != nil {
+		return err
+	}
+	return r.tree(root)
+}
+
+func (r *reach) tree(h plumbing.Hash) error {
+	if fresh, err := r.add(h); !fresh || err != nil {
+		return err
+	}
+	entries, err := r.m.readTree(h)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		switch e.Mode {
+		case filemode.Submodule:
+		case filemode.Dir:
+			err = r.tree(e.Hash)
+		default:
+			_, err = r.add(e.Hash)
 		}
-		entries, err := m.readTree(h)
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			switch e.Mode {
-			case filemode.Submodule:
-			case filemode.Dir:
-				if err := walk(e.Hash); err != nil {
-					return err
-				}
-			default:
-				add(e.Hash)
-			}
-		}
-		return nil
 	}
-	for _, c := range commits {
-		_, root, err := m.peel(c)
-		if err != nil {
-			return nil, err
-		}
-		add(c)
-		if err := walk(root); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return nil
 }
 
 // lockedStore reads the mirror's objects one at a time.

@@ -114,12 +114,24 @@ func (s *shelf) put(digest string, fill func(*packer) (about, error)) (*archive,
 	return s.at(digest)
 }
 
-// trim deletes what was not used for longest, beyond what a mirror keeps of commits. What is held stays readable.
+// trim deletes what was not used for longest, beyond what a mirror keeps of commits and what archives may weigh together.
+// The newest stays, and what is held: who follows it would have it fetched again at every look.
 func (s *shelf) trim() {
-	all := s.digests()
-	for _, d := range all[min(len(all), commitsKept):] {
-		_ = os.Remove(s.file(d))
+	var sum int64
+	for i, d := range s.digests() {
+		if info, err := os.Stat(s.file(d)); err == nil {
+			sum += info.Size()
+		}
+		if i > 0 && (i >= commitsKept || sum > s.limits.Kept) && !s.held(d) {
+			_ = os.Remove(s.file(d))
+		}
 	}
+}
+
+func (s *shelf) held(digest string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open[digest].Value() != nil
 }
 
 // digests lists what is there, the one used last first.

@@ -90,6 +90,7 @@ type Limits struct {
 	Inflate int64         // bytes of all objects of one pack together; 16 GiB
 	Objects int           // objects in a pack, and entries in a tree with all below; 2,000,000
 	Advert  int64         // bytes of a remote's list of refs; 64 MiB
+	Kept    int64         // bytes of the packs of one mirror, or of the archives of one address, beyond which only what is in use or newest is kept; 2 GiB
 
 	Archive  int64 // bytes of one archive on the wire; 256 MiB
 	Unpacked int64 // bytes of all files of one archive together; 1 GiB
@@ -110,7 +111,7 @@ func (l Limits) withDefaults() Limits {
 	sizes := []struct {
 		to *int64
 		by int64
-	}{{&l.Pack, 2 << 30}, {&l.Object, 100 << 20}, {&l.Inflate, 16 << 30}, {&l.Advert, 64 << 20},
+	}{{&l.Pack, 2 << 30}, {&l.Object, 100 << 20}, {&l.Inflate, 16 << 30}, {&l.Advert, 64 << 20}, {&l.Kept, 2 << 30},
 		{&l.Archive, 256 << 20}, {&l.Unpacked, 1 << 30}, {&l.Index, 128 << 20}}
 	for _, s := range sizes {
 		if *s.to <= 0 {

@@ -155,7 +155,8 @@ func (w *wire) fetch(ctx context.Context, m *mirror, want []plumbing.Hash) error
 	case req.Capabilities.Supports(capability.Sideband):
 		pack = sideband.NewDemuxer(sideband.Sideband, resp)
 	}
-	return packError(ctx, m.install(pack))
+	_, err = m.install(pack, m.limits)
+	return packError(ctx, err)
 }
 
 // wholeHistory reports whether some wanted commit can be had only by fetching everything: it is no tip, and the
