@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/Masterminds/semver/v3"
 )
 
 // helmIndex is the index.yaml of one repository, seen with one set of credentials: one file for all charts that are read
@@ -270,7 +272,7 @@ func (c *helmChart) choose(ref Ref, versions []chartVersion) (chartVersion, erro
 		if wanted == "" {
 			wanted = "*"
 		}
-		best, err := highest(wanted, names)
+		best, err := highest(wanted, names, semver.NewVersion)
 		if err != nil {
 			return chartVersion{}, err
 		}

@@ -223,7 +223,7 @@ func (l *tagList) highest(ctx context.Context, wanted string) (string, error) {
 	for i, t := range l.tags {
 		versions[i] = l.o.version(t)
 	}
-	best, err := highest(wanted, versions)
+	best, err := highest(wanted, versions, strictVersion)
 	if err != nil {
 		return "", err
 	}

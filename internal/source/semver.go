@@ -16,10 +16,19 @@ func versionRange(text string) (*semver.Constraints, error) {
 	return r, nil
 }
 
-// highest returns the name of the highest version in the range. Names may begin with v; those that are no versions are
-// passed over. Pre-releases count only if the range names one. Of two names of one version the one without v is taken,
+// strictVersion reads the name of a Git tag or of a registry's as Flux does: X.Y.Z with or without v. 20260114 is no version,
+// nor is 1.2.
+func strictVersion(name string) (*semver.Version, error) {
+	if _, err := semver.StrictNewVersion(strings.TrimPrefix(name, "v")); err != nil {
+		return nil, err
+	}
+	return semver.NewVersion(name)
+}
+
+// highest returns the name of the highest version in the range, as read takes them: strictVersion, or semver.NewVersion for an
+// index of charts, as Helm reads it. Names that are no versions are passed over. Pre-releases count only if the range names one. Of two names of one version the one without v is taken,
 // or the one that comes first by its bytes, whatever their order was.
-func highest(rangeText string, names []string) (string, error) {
+func highest(rangeText string, names []string, read func(string) (*semver.Version, error)) (string, error) {
 	within, err := versionRange(rangeText)
 	if err != nil {
 		return "", err
@@ -27,7 +36,7 @@ func highest(rangeText string, names []string) (string, error) {
 	var all []*semver.Version
 	var best *semver.Version
 	for _, name := range names {
-		v, err := semver.NewVersion(name)
+		v, err := read(name)
 		if err != nil {
 			continue
 		}
@@ -69,7 +78,7 @@ func noVersion(rangeText string, within *semver.Constraints, all []*semver.Versi
 	e := &Error{Class: ErrRefNotFound, Text: "no tag is in the range " + quote(rangeText), Next: "push one, or correct ref.semver"}
 	switch {
 	case len(all) == 0:
-		e.Text += ", and none is a version"
+		e.Text += ", and none is a version such as 1.2.3 or v1.2.3"
 	case len(near) > 0:
 		e.Text += "; the highest are " + strings.Join(near, ", ")
 	}

@@ -6,26 +6,42 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/Masterminds/semver/v3"
 )
 
 func TestHighest(t *testing.T) {
-	tags := []string{"v1.0.0", "1.2.0", "v1.10.1", "v1.10.1-rc.1", "2.0.0-beta.2", "v2.0.0-beta.10", "nightly", "1.2", "release-9.9.9", "0.3.0"}
+	tags := []string{"v1.0.0", "1.2.0", "v1.10.1", "v1.10.1-rc.1", "2.0.0-beta.2", "v2.0.0-beta.10", "nightly", "1.2", "20260114", "v3", "1.3.1.1", "01.9.9", "release-9.9.9", "0.3.0"}
 	for _, c := range []struct{ within, want string }{
 		{"1.x", "v1.10.1"},
 		{"^1.0.0", "v1.10.1"},
-		{"~1.2", "1.2.0"}, // 1.2 is the same version under a name that sorts behind
+		{"~1.2", "1.2.0"},
 		{"<1.0.0", "0.3.0"},
 		{">=1.0.0 <1.10.1", "1.2.0"},
 		{">=1.0.0-0 <1.10.1", "v1.10.1-rc.1"},
 		{">=2.0.0-0", "v2.0.0-beta.10"},
+		{">=1.0.0", "v1.10.1"}, // a date is no version
 		{"1.0.0 || 0.3.0", "v1.0.0"},
 		{"v1.10.x", "v1.10.1"},
 	} {
 		for range 2 { // the order in which tags come does not matter
-			if got, err := highest(c.within, tags); err != nil || got != c.want {
+			if got, err := highest(c.within, tags, strictVersion); err != nil || got != c.want {
 				t.Errorf("%s: %q %v, want %q", c.within, got, err, c.want)
 			}
 			slices.Reverse(tags)
+		}
+	}
+}
+
+// An index of charts is read as Helm reads it: 1.2 is 1.2.0 under a name that sorts behind.
+func TestHighestOfAnIndex(t *testing.T) {
+	names := []string{"1.2", "1.2.0", "v1.1", "1.0.0"}
+	for within, want := range map[string]string{"~1.2": "1.2.0", "1.1.x": "v1.1", "<=1.2.0": "1.2.0"} {
+		for range 2 {
+			if got, err := highest(within, names, semver.NewVersion); err != nil || got != want {
+				t.Errorf("%s: %q %v, want %q", within, got, err, want)
+			}
+			slices.Reverse(names)
 		}
 	}
 }
@@ -41,7 +57,7 @@ func TestNoVersionInRange(t *testing.T) {
 		{"2.x", []string{"main", "latest"}, []string{"none is a version"}},
 		{"2.x", nil, []string{"none is a version"}},
 	} {
-		_, err := highest(c.within, c.tags)
+		_, err := highest(c.within, c.tags, strictVersion)
 		if !errors.Is(err, ErrRefNotFound) {
 			t.Errorf("%s: %v", c.within, err)
 			continue
@@ -52,7 +68,7 @@ func TestNoVersionInRange(t *testing.T) {
 			}
 		}
 	}
-	if _, err := highest("one point two", []string{"1.2.0"}); !errors.Is(err, ErrRefused) {
+	if _, err := highest("one point two", []string{"1.2.0"}, strictVersion); !errors.Is(err, ErrRefused) {
 		t.Errorf("no range: %v", err)
 	}
 }

@@ -428,7 +428,7 @@ func (l *refList) resolve(ref Ref) (target, error) {
 	case ref.Tag != "":
 		return named("refs/tags/"+ref.Tag, ref.Tag, "tag "+quote(ref.Tag))
 	case ref.Semver != "":
-		tag, err := highest(ref.Semver, l.tags())
+		tag, err := highest(ref.Semver, l.tags(), strictVersion)
 		if err != nil {
 			return target{}, err
 		}

@@ -84,7 +84,7 @@ func (m *mirror) targetOf(ref Ref, commit plumbing.Hash) target {
 		}
 		named := ref.Tag == tag.Name
 		if ref.Semver != "" {
-			_, err := highest(ref.Semver, []string{tag.Name})
+			_, err := highest(ref.Semver, []string{tag.Name}, strictVersion)
 			named = err == nil
 		}
 		if named {
