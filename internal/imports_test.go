@@ -5,10 +5,15 @@ package internal_test
 import (
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -63,14 +68,22 @@ var mustNotLink = []struct{ library, only string }{
 	{"k8s.io/kubectl/", "cmd/gitopsd-kubectl"},
 }
 
+// mayStart are the packages that start programs, with what they start. Where strangers' files are rendered nothing is.
+var mayStart = map[string]string{
+	"cmd/gitopsd":                "kubectl, which takes its place",
+	"internal/containerd":        "the container runtime that gitopsd brings along",
+	"internal/render":            "render workers, in a sandbox without execve",
+	"internal/source/sourcetest": "git, in tests",
+}
+
 type listed struct {
-	ImportPath string
-	Imports    []string
+	ImportPath, Dir  string
+	Imports, GoFiles []string
 }
 
 func packages(t *testing.T) []listed {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,GoFiles", module+"...").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
@@ -116,6 +129,54 @@ func TestHeavyLibrariesStayInTheirRooms(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestWhoStartsPrograms: no package but those of mayStart starts a program, and none starts a shell.
+func TestWhoStartsPrograms(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		if room(from, []string{"internal", "cmd"}) == "" {
+			continue // tests and tools
+		}
+		_, may := mayStart[from]
+		if slices.Contains(p.Imports, "os/exec") && !may {
+			t.Errorf("%s imports os/exec; what does it start?", from)
+		}
+		for _, name := range p.GoFiles {
+			shells, starts := programs(t, filepath.Join(p.Dir, name))
+			if len(shells) > 0 {
+				t.Errorf("%s/%s names a shell: %q", from, name, shells)
+			}
+			if len(starts) > 0 && !may {
+				t.Errorf("%s/%s starts a program: %q", from, name, starts)
+			}
+		}
+	}
+}
+
+// programs lists the shells that a file names, and how it starts programs without os/exec.
+func programs(t *testing.T, name string) (shells, starts []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.BasicLit:
+			text, _ := strconv.Unquote(n.Value)
+			if n.Kind == token.STRING && slices.Contains([]string{"sh", "bash", "dash", "ash"}, path.Base(text)) {
+				shells = append(shells, text)
+			}
+		case *ast.SelectorExpr:
+			x, _ := n.X.(*ast.Ident)
+			if x != nil && slices.Contains([]string{"os.StartProcess", "syscall.StartProcess", "syscall.ForkExec", "syscall.Exec", "unix.Exec"}, x.Name+"."+n.Sel.Name) {
+				starts = append(starts, x.Name+"."+n.Sel.Name)
+			}
+		}
+		return true
+	})
+	return shells, starts
 }
 
 // room returns the longest of the names that is p or a folder above it.
