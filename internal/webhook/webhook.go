@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -22,6 +23,8 @@ const (
 	most = 8 << 20
 	// atOnce is how many bodies are held at once.
 	atOnce = 8
+	// bodyTime is how long a body may take to come: who has shown nothing yet holds one of the places that long at most.
+	bodyTime = 3 * time.Second
 )
 
 // Config is what a Handler needs to know.
@@ -85,8 +88,11 @@ func (h *handler) hear(w http.ResponseWriter, req *http.Request, name string, k 
 	if len(secrets) == 0 {
 		return answer{http.StatusNotFound, "unknown", "no secret is set for " + name + "; put it into the Secret gitopsd-webhook"}
 	}
-	if !k.signed(req.Header) { // before anything is read
+	switch { // before anything is read
+	case !k.signed(req.Header):
 		return answer{http.StatusUnauthorized, "unsigned", "the request carries no " + k.header}
+	case k.plain && !k.valid(req.Header, nil, secrets):
+		return answer{http.StatusUnauthorized, "forged", "the token is not our secret"}
 	}
 	select {
 	case h.slots <- struct{}{}:
@@ -94,6 +100,7 @@ func (h *handler) hear(w http.ResponseWriter, req *http.Request, name string, k 
 	case <-req.Context().Done():
 		return answer{http.StatusServiceUnavailable, "unavailable", "busy"}
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // where there is a connection
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, most))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -114,10 +121,12 @@ func (h *handler) look(k kind, body []byte) answer {
 	if err != nil {
 		return answer{http.StatusBadRequest, "refused", err.Error()}
 	}
-	for _, repo := range repos {
-		if n := h.Look(repo); n > 0 {
-			return answer{http.StatusAccepted, "accepted", "looking"}
-		}
+	followed := 0
+	for _, repo := range repos { // all of its names: some may follow it by https, others by ssh
+		followed += h.Look(repo)
+	}
+	if followed > 0 {
+		return answer{http.StatusAccepted, "accepted", "looking"}
 	}
 	return answer{http.StatusOK, "unused", "nothing follows this repository"}
 }

@@ -1,20 +1,25 @@
 package webhook
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 const secret = "canary-webhook-secret"
@@ -52,7 +57,8 @@ func listener(secrets map[string][]byte) (h http.Handler, looked *[]string) {
 		},
 		Look: func(repo string) int {
 			*looked = append(*looked, repo)
-			if repo == "https://git.example.com/acme/infra.git" {
+			switch repo {
+			case "https://git.example.com/acme/infra.git", "ssh://git@ssh.example.com/acme/infra.git":
 				return 1
 			}
 			return 0
@@ -84,11 +90,71 @@ func TestSignedRequestsHaveTheRepositoryLookedAt(t *testing.T) {
 			if w := send(h, s); w.Code != http.StatusAccepted {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
-			if !slices.Equal(*looked, []string{"https://git.example.com/acme/infra.git"}) {
+			if (*looked)[0] != "https://git.example.com/acme/infra.git" {
 				t.Errorf("looked at %v", *looked)
 			}
 		})
 	}
+}
+
+// Some follow a repository by https and others by ssh, on hosts of other names: all of them are told.
+func TestEveryNameIsLookedAt(t *testing.T) {
+	h, looked := listener(all(secret))
+	body := `{"repository":{"clone_url":"https://git.example.com/acme/infra.git","ssh_url":"ssh://git@ssh.example.com/acme/infra.git"}}`
+	w := send(h, sender{"gitea", "X-Gitea-Signature", sign(body, secret), strings.NewReader(body)})
+	if want := []string{"https://git.example.com/acme/infra.git", "ssh://git@ssh.example.com/acme/infra.git"}; w.Code != http.StatusAccepted || !slices.Equal(*looked, want) {
+		t.Errorf("%d, looked at %v", w.Code, *looked)
+	}
+}
+
+// piped is a listener of connections within the process, whose deadlines are in the time of a test.
+type piped chan net.Conn
+
+func (p piped) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p piped) Close() error   { close(p); return nil }
+func (p piped) Addr() net.Addr { return &net.IPAddr{} }
+
+// Bodies that do not come hold every place for a short time only; a GitLab token that is wrong holds none. In virtual time.
+func TestSlowBodiesHoldNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := listener(all(secret))
+		connections := piped(make(chan net.Conn))
+		server := &http.Server{Handler: h}
+		go server.Serve(connections)
+		defer server.Close()
+		post := func(kind, header, value, body string, length int) net.Conn {
+			client, conn := net.Pipe()
+			connections <- conn
+			go fmt.Fprintf(client, "POST /hooks/%s HTTP/1.1\r\nHost: x\r\n%s: %s\r\nContent-Length: %d\r\n\r\n%s", kind, header, value, length, body)
+			return client
+		}
+		status := func(c net.Conn) int {
+			t.Helper()
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			return resp.StatusCode
+		}
+		started := time.Now()
+		for range atOnce {
+			defer post("generic", "X-Signature", "sha256=00", "{", 100).Close()
+		}
+		synctest.Wait()
+		if code := status(post("gitlab", "X-Gitlab-Token", "guess", pushGitLab, len(pushGitLab))); code != 401 || time.Since(started) > 0 {
+			t.Errorf("a wrong token is answered with %d after %s", code, time.Since(started))
+		}
+		if code := status(post("generic", "X-Signature", "sha256="+sign(named, secret), named, len(named))); code != 202 || time.Since(started) > bodyTime {
+			t.Errorf("behind slow bodies: %d after %s", code, time.Since(started))
+		}
+	})
 }
 
 func TestOthersAreRefused(t *testing.T) {
