@@ -2,14 +2,18 @@ package render_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -139,8 +143,47 @@ func documents(printed string) []string {
 	return out
 }
 
-// sameAsTool renders with the pool and with the tool. It reports whether both did, and whether either differs.
-func sameAsTool(t *testing.T, p *render.Pool, fsys fs.FS, root, where string, o render.Options) (objects int, ok bool) {
+// comparison is what became of one case: how many objects were compared, or why none were.
+type comparison struct {
+	objects int
+	skipped string // why, for the sum; "" when it was compared
+	detail  string // what each said
+}
+
+// tally sums up comparisons by reason.
+type tally struct {
+	compared, objects int
+	skipped           map[string]int
+}
+
+// add counts a comparison, and ends the test as skipped when it was none.
+func (s *tally) add(t *testing.T, c comparison) {
+	t.Helper()
+	if c.skipped == "" {
+		s.compared, s.objects = s.compared+1, s.objects+c.objects
+		return
+	}
+	s.skip(c.skipped)
+	t.Skipf("%s: %s", c.skipped, c.detail)
+}
+
+func (s *tally) skip(why string) {
+	if s.skipped == nil {
+		s.skipped = map[string]int{}
+	}
+	s.skipped[why]++
+}
+
+func (s *tally) print(t *testing.T, what string) {
+	t.Helper()
+	t.Logf("%d %s with %d objects compared", s.compared, what, s.objects)
+	for _, why := range slices.Sorted(maps.Keys(s.skipped)) {
+		t.Logf("skipped: %d: %s", s.skipped[why], why)
+	}
+}
+
+// sameAsTool renders with the pool and with the tool, and fails the test where they differ.
+func sameAsTool(t *testing.T, p *render.Pool, fsys fs.FS, root, where string, o render.Options) comparison {
 	t.Helper()
 	result, err := p.Render(t.Context(), render.Request{FS: fsys, Path: where, Options: o})
 	kind := render.Helm
@@ -150,71 +193,101 @@ func sameAsTool(t *testing.T, p *render.Pool, fsys fs.FS, root, where string, o 
 		kind = render.Kustomize
 	}
 	if kind == render.Plain {
-		return 0, false
+		return comparison{skipped: "plain files, which no tool renders"}
 	}
 	text, toolErr := tool(t, kind, root, where, o)
 	switch {
 	case err != nil && toolErr != nil:
-		return 0, false
+		return comparison{skipped: "neither renders it", detail: fmt.Sprintf("here: %v; the tool: %v", err, toolErr)}
 	case toolErr != nil && (strings.Contains(toolErr.Error(), "missing in charts/") || strings.Contains(toolErr.Error(), "Chart.yaml file is missing")):
-		t.Log("a dependency lies in a folder of the repository: helm wants it fetched beforehand")
-		return 0, false
+		return comparison{skipped: "a dependency lies in a folder of the repository, and helm wants it fetched beforehand", detail: toolErr.Error()}
 	case toolErr != nil:
 		t.Errorf("only the tool fails: %v", toolErr)
-		return 0, false
+	case err != nil && stricter(err) != "":
+		return comparison{skipped: "refused here: " + stricter(err), detail: err.Error()}
 	case err != nil:
-		if stricter(err) {
-			t.Logf("refused here: %v", err)
-			return 0, false
-		}
 		t.Errorf("only we fail: %v", err)
-		return 0, false
+	default:
+		compare(t, result.Objects, documents(text), archivedRandom(filepath.Join(root, where)))
+		return comparison{objects: len(result.Objects)}
 	}
+	return comparison{skipped: "failed"}
+}
+
+// passwords are what an archived dependency may make up; random does not see into archives.
+var passwords = regexp.MustCompile(`(?m)^(\s*[\w-]*password: ).*$`)
+
+// compare compares bytes; where the tool prints a List, which no tool takes apart, what both mean. masked leaves passwords out.
+func compare(t *testing.T, objects []render.Object, theirs []string, masked bool) {
+	t.Helper()
 	var ours []string
-	for _, o := range result.Objects {
+	for _, o := range objects {
 		ours = append(ours, strings.TrimRight(string(o.YAML), "\n")+"\n")
 	}
-	sort.Strings(ours)
-	theirs := documents(text)
-	if expanded(theirs) {
-		return len(ours), true // a List, which no tool takes apart
+	if slices.ContainsFunc(theirs, list.MatchString) {
+		ours, theirs = meaning(t, ours), meaning(t, theirs)
 	}
-	// Archived dependencies may make up passwords; random does not see into them.
-	made := regexp.MustCompile(`(?m)^(\s*[\w-]*password: ).*$`)
-	if got, want := made.ReplaceAllString(strings.Join(ours, "---\n"), "$1"), made.ReplaceAllString(strings.Join(theirs, "---\n"), "$1"); got != want {
+	sort.Strings(ours)
+	got, want := strings.Join(ours, "---\n"), strings.Join(theirs, "---\n")
+	if masked {
+		got, want = passwords.ReplaceAllString(got, "$1"), passwords.ReplaceAllString(want, "$1")
+	}
+	if got != want {
 		t.Errorf("ours:\n%s\ntheirs:\n%s", got, want)
 	}
-	return len(ours), true
 }
 
-// stricter: what is refused here and not by the tools, because the API server would, or because it is no object
-// with an identity.
-func stricter(err error) bool {
+var list = regexp.MustCompile(`(?m)^kind: *"?\w*List"?$`)
+
+// meaning takes Lists apart and writes every object in one way, sorted.
+func meaning(t *testing.T, docs []string) []string {
+	t.Helper()
+	var out []string
+	var add func(o map[string]any)
+	add = func(o map[string]any) {
+		if items, ok := o["items"].([]any); ok && strings.HasSuffix(fmt.Sprint(o["kind"]), "List") {
+			for _, item := range items {
+				add(item.(map[string]any))
+			}
+			return
+		}
+		text, err := yaml.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, string(text))
+	}
+	for _, d := range docs {
+		var o map[string]any
+		if err := yaml.Unmarshal([]byte(d), &o); err != nil {
+			t.Fatal(err)
+		}
+		add(o)
+	}
+	sort.Strings(out)
+	return out
+}
+
+// stricter says what is refused here and not by the tools, because the API server would, or because it is no object
+// with an identity; "" when it is something else.
+func stricter(err error) string {
 	for _, text := range []string{"declared twice", "generateName", "has no apiVersion", "has no kind", "has no metadata", "no object", "that is no text"} {
 		if strings.Contains(err.Error(), text) {
-			return true
+			return text
 		}
 	}
-	return false
-}
-
-func expanded(docs []string) bool {
-	for _, d := range docs {
-		if regexp.MustCompile(`(?m)^kind: *\w*List$`).MatchString(d) {
-			return true
-		}
-	}
-	return false
+	return ""
 }
 
 // TestOracleCases compares every case of testdata with the tool.
 func TestOracleCases(t *testing.T) {
 	p := pool(t, render.PoolConfig{})
+	var sum tally
 	for _, name := range caseFiles(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
 			c := loadCase(t, name)
-			if strings.HasPrefix(c.path, "..") {
-				t.Skip("the path is not within the repository")
+			if why := noCaseForTools(c); why != "" {
+				sum.add(t, comparison{skipped: why, detail: name})
 			}
 			root := filepath.Join(t.TempDir(), "repo")
 			for file, f := range c.files {
@@ -230,41 +303,48 @@ func TestOracleCases(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if h := c.options.Helm; len(h.Layers) > 0 || h.Revision > 1 || !reflect.DeepEqual(h.Cluster, render.Cluster{}) || c.options.Decrypt != nil {
-				t.Skip("helm template has no values of a cluster, no revision but the first, and no keys")
-			}
-			if _, isError := c.section("error"); isError {
-				t.Skip("an error: what the tool says is its own business")
-			}
-			if n, ok := sameAsTool(t, p, os.DirFS(root), root, c.path, c.options); ok {
-				t.Logf("%d objects", n)
-			}
+			sum.add(t, sameAsTool(t, p, os.DirFS(root), root, c.path, c.options))
 		})
 	}
+	sum.print(t, "cases")
 }
 
-// moduleDir is where a module of go.mod lies; "" if it is not there.
-func moduleDir(module string) string {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
-	if err != nil {
-		return ""
+// noCaseForTools says why a case cannot be compared; "" when it can.
+func noCaseForTools(c *testCase) string {
+	h := c.options.Helm
+	_, isError := c.section("error")
+	switch {
+	case strings.HasPrefix(c.path, ".."):
+		return "the path is not within the repository"
+	case len(h.Layers) > 0 || h.Revision > 1 || !reflect.DeepEqual(h.Cluster, render.Cluster{}):
+		return "helm template has no values of a cluster and no revision but the first"
+	case c.options.Decrypt != nil:
+		return "the tools have no keys"
+	case isError:
+		return "an error: what the tool says is its own business"
 	}
-	return strings.TrimSpace(string(out))
+	return ""
+}
+
+// moduleDir is where a module of go.mod lies.
+func moduleDir(t *testing.T, module string) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	dir := strings.TrimSpace(string(out))
+	if err != nil || dir == "" {
+		t.Fatalf("module %s is not on this machine (%v); fetch it with: go mod download %s", module, err, module)
+	}
+	return dir
 }
 
 // TestOracleModules renders every chart and kustomization that the modules of go.mod carry as test data and
 // examples.
 func TestOracleModules(t *testing.T) {
 	p := pool(t, render.PoolConfig{})
-	var compared, objects, failed int
-	skipped := map[string]int{}
+	var sum tally
 	for _, module := range []string{"helm.sh/helm/v3", "github.com/containerd/nri", "github.com/google/cadvisor", "k8s.io/pod-security-admission",
 		"sigs.k8s.io/kustomize/kustomize/v5", "sigs.k8s.io/kustomize/api", "k8s.io/cli-runtime"} {
-		root := moduleDir(module)
-		if root == "" {
-			t.Logf("%s is not on this machine", module)
-			continue
-		}
+		root := moduleDir(t, module)
 		_ = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -276,7 +356,7 @@ func TestOracleModules(t *testing.T) {
 			}
 			where, _ := filepath.Rel(root, filepath.Dir(name))
 			if random(name) {
-				skipped["gives something else each time"]++
+				sum.skip("gives something else each time")
 				return nil
 			}
 			for _, upgrade := range []bool{false, true} {
@@ -286,24 +366,15 @@ func TestOracleModules(t *testing.T) {
 				how := map[bool]string{false: "install", true: "upgrade"}[upgrade]
 				t.Run(path.Join(filepath.Base(module), where, how), func(t *testing.T) {
 					o := render.Options{Namespace: "somewhere", Helm: render.HelmOptions{ReleaseName: "some-release", Upgrade: upgrade}}
-					n, ok := sameAsTool(t, p, os.DirFS(root), root, where, o)
-					if ok {
-						compared++
-						objects += n
-					} else {
-						failed++
-					}
+					sum.add(t, sameAsTool(t, p, os.DirFS(root), root, where, o))
 				})
 			}
 			return nil
 		})
 	}
-	for why, n := range skipped {
-		t.Logf("skipped: %d: %s", n, why)
-	}
-	t.Logf("%d charts and kustomizations with %d objects compared; %d that neither renders, or that are refused here", compared, objects, failed)
-	if compared < 30 {
-		t.Errorf("only %d", compared)
+	sum.print(t, "charts and kustomizations")
+	if sum.compared < 30 {
+		t.Errorf("only %d", sum.compared)
 	}
 }
 
@@ -313,7 +384,30 @@ func random(chart string) bool {
 	_ = filepath.WalkDir(filepath.Dir(chart), func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			data, _ := os.ReadFile(name)
-			found = found || regexp.MustCompile(`\b(randAlpha|randAlphaNum|genCA|genSelfSignedCert|genPrivateKey|uuidv4|now)\b`).Match(data)
+			found = found || makesUp.Match(data)
+		}
+		return nil
+	})
+	return found
+}
+
+var makesUp = regexp.MustCompile(`\b(randAlpha|randAlphaNum|randNumeric|randAscii|genCA|genSelfSignedCert|genSignedCert|genPrivateKey|uuidv4|now)\b`)
+
+// archivedRandom is random for what lies in archives below a folder.
+func archivedRandom(dir string) bool {
+	found := false
+	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || found || filepath.Ext(name) != ".tgz" {
+			return nil
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		if z, err := gzip.NewReader(f); err == nil {
+			data, _ := io.ReadAll(z)
+			found = makesUp.Match(data)
 		}
 		return nil
 	})
