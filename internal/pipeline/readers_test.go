@@ -69,6 +69,12 @@ func TestReaders(t *testing.T) {
 	expect(back, beside, false, "a folder that was listed has one file more")
 	r.note(web, beside, read)
 	expect(beside, commit("web/kustomization.yaml", "x"), false, "a file that was looked for in vain has come")
+	linked := commit("common/v.yaml", "1")
+	r.note(web, linked, render.Inputs{"web": {Names: "x"}, "web/shared/v.yaml": {Type: "absent"}})
+	if err := os.Symlink("../common", filepath.Join(dir, "web/shared")); err != nil {
+		t.Fatal(err)
+	}
+	expect(linked, commit("db/app.yaml", "2"), false, "a link has come on the way to what was looked for in vain")
 	r.drop(web)
 	expect(first, other, false, "it was dropped")
 }

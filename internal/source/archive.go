@@ -202,8 +202,8 @@ func (a *archive) Open(name string) (fs.File, error) {
 	return &file{Reader: bytes.NewReader(data), info: a.info(e, name)}, nil
 }
 
-// changed adds the paths at which two archives differ, as changes.folder does for Git's trees.
-func (e *entry) changed(o *entry, paths *[]string) {
+// changed adds the paths at which two archives differ, as changes.folder does for Git's trees, and says whether a link differs.
+func (e *entry) changed(o *entry, paths *[]string) (links bool) {
 	listing := false
 	for i, j := 0, 0; i < len(e.below) || j < len(o.below); {
 		var old, new *entry
@@ -214,27 +214,28 @@ func (e *entry) changed(o *entry, paths *[]string) {
 			new, j = o.below[j], j+1
 		}
 		listing = listing || old == nil || new == nil || old.mode.Type() != new.mode.Type()
-		changedEntry(old, new, paths)
+		links = changedEntry(old, new, paths) || links
 	}
 	if listing {
 		*paths = append(*paths, e.path)
 	}
+	return links
 }
 
-// changedEntry tells of one name. nil stands for absent.
-func changedEntry(old, new *entry, paths *[]string) {
+// changedEntry tells of one name, and whether it or what is below it is a link that differs. nil stands for absent.
+func changedEntry(old, new *entry, paths *[]string) (links bool) {
 	before, after := orNothing(old, new), orNothing(new, old)
 	if before.mode.IsDir() && after.mode.IsDir() {
-		before.changed(after, paths)
-		return
+		return before.changed(after, paths)
 	}
 	if before.mode == after.mode && before.sum == after.sum && before.target == after.target {
-		return
+		return false
 	}
 	*paths = append(*paths, before.path)
 	if before.mode.IsDir() || after.mode.IsDir() {
-		(&entry{path: before.path, below: before.below}).changed(&entry{path: before.path, below: after.below}, paths)
+		links = (&entry{path: before.path, below: before.below}).changed(&entry{path: before.path, below: after.below}, paths)
 	}
+	return links || before.link() || after.link()
 }
 
 // orNothing is e, or an empty entry in the place of other.

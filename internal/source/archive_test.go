@@ -286,6 +286,28 @@ func TestChangedArchives(t *testing.T) {
 	}
 }
 
+func TestChangedLinksOfArchives(t *testing.T) {
+	s := testShelf(t, Limits{})
+	var all []Snapshot
+	for i, files := range [][]sourcetest.Packed{
+		{sourcetest.File("apps/a", "1"), sourcetest.File("common/v", "1")},
+		{sourcetest.File("apps/a", "1"), sourcetest.File("common/v", "1"), {Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "apps/shared", Linkname: "../common"}}},
+		{sourcetest.File("apps/a", "2"), sourcetest.File("common/v", "1"), {Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "apps/shared", Linkname: "../common"}}},
+		{sourcetest.File("common/v", "1")},
+	} {
+		a, err := pack(s, digestPrefix+strings.Repeat(strconv.Itoa(i), 64), sourcetest.Gzip(t, sourcetest.Tar(t, files...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, Snapshot{FS: a})
+	}
+	for i, certain := range []bool{false, true, false} { // it comes; a file beside it changes; it goes with its folder
+		if paths, ok := Changed(all[i], all[i+1]); ok != certain {
+			t.Errorf("from %d to %d: certain is %v, %q", i, i+1, ok, paths)
+		}
+	}
+}
+
 func FuzzArchive(f *testing.F) {
 	f.Add(sourcetest.Gzip(f, sourcetest.Tar(f, sourcetest.File("a/b", "text"), sourcetest.Packed{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "a/b"}})), false)
 	f.Add(sourcetest.Gzip(f, sourcetest.Tar(f, sourcetest.File("chart/Chart.yaml", "name: x"))), true)

@@ -15,15 +15,16 @@ const mostChanged = 50_000
 
 // Changed returns the paths at which two commits of one repository differ: files that were changed, added or removed, folders
 // that came or went with all that is below them, and folders of which the listing differs. Folders that are equal are not
-// read. False when it cannot be told, or when it is too much to tell; then anything may have changed.
+// read. False when it cannot be told, or when it is too much to tell; then anything may have changed. A symbolic link that
+// came, went or leads elsewhere cannot be told: files are seen through it under paths that no tree names.
 func Changed(from, to Snapshot) (paths []string, ok bool) {
 	if a, ok := from.FS.(*archive); ok {
 		b, ok := to.FS.(*archive)
 		if !ok || from.Repo != to.Repo {
 			return nil, false
 		}
-		a.root.changed(b.root, &paths)
-		return paths, len(paths) <= mostChanged
+		links := a.root.changed(b.root, &paths)
+		return paths, !links && len(paths) <= mostChanged
 	}
 	a, okA := from.FS.(*tree)
 	b, okB := to.FS.(*tree)
@@ -34,7 +35,7 @@ func Changed(from, to Snapshot) (paths []string, ok bool) {
 		return nil, false // submodules came or went, which folders of one hash do not show
 	}
 	c := changes{a: a, b: b}
-	if err := c.folder(a.top(), b.top()); err != nil || len(c.paths) > mostChanged {
+	if err := c.folder(a.top(), b.top()); err != nil || c.links || len(c.paths) > mostChanged {
 		return nil, false
 	}
 	return c.paths, true
@@ -44,11 +45,12 @@ func Changed(from, to Snapshot) (paths []string, ok bool) {
 type changes struct {
 	a, b  *tree
 	paths []string
+	links bool // a symbolic link differs
 }
 
 // folder tells what differs in a folder, which both know by one path; the zero value stands for absent.
 func (c *changes) folder(a, b found) error {
-	if a.Hash == b.Hash || len(c.paths) > mostChanged {
+	if a.Hash == b.Hash || c.links || len(c.paths) > mostChanged {
 		return nil
 	}
 	before, err := listed(c.a, a)
@@ -86,6 +88,7 @@ func (c *changes) folder(a, b found) error {
 
 // entry tells of one name that differs. The zero value stands for absent.
 func (c *changes) entry(old, new found) error {
+	c.links = c.links || old.Mode == filemode.Symlink || new.Mode == filemode.Symlink
 	if !old.dir() || !new.dir() {
 		c.paths = append(c.paths, cmp.Or(new.path, old.path))
 	}
@@ -118,7 +121,8 @@ func listed(t *tree, folder found) ([]found, error) {
 	return out, nil
 }
 
-// Direct says that no symbolic link lies on the way to name, so that what is seen there changes only when Changed names it.
+// Direct says that no symbolic link lies on the way to name, so that what is seen there changes only when Changed names it or
+// cannot tell.
 func (s Snapshot) Direct(name string) bool {
 	if a, ok := s.FS.(*archive); ok {
 		return a.direct(name)
@@ -135,7 +139,7 @@ func (s Snapshot) Direct(name string) bool {
 		next, err := t.child(at, part)
 		switch {
 		case err != nil:
-			return true // absent: what would be added is named
+			return true // absent: what would be added is named, and a link on the way to it is not certain
 		case next.Mode == filemode.Symlink:
 			return false
 		case !next.dir():

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,6 +58,39 @@ func TestChanged(t *testing.T) {
 	}
 	if _, ok := Changed(before, Snapshot{FS: os.DirFS(r.dir)}); ok {
 		t.Error("told what changed between a commit and a folder")
+	}
+}
+
+// A link that comes, goes or turns shows other files under paths that no commit names, so that nothing is certain then.
+func TestChangedLinks(t *testing.T) {
+	r := newRepo(t).write("apps/web.yaml", "1", "common/v.yaml", "1", "other/v.yaml", "1")
+	r.commit("x")
+	s := openStore(t, Limits{})
+	link := filepath.Join(r.dir, "apps/shared")
+	before := snapshotOf(t, s, Spec{URL: r.dir})
+	for _, c := range []struct {
+		what    string
+		certain bool
+		change  func() error
+	}{
+		{"a link comes", false, func() error { return os.Symlink("../common", link) }},
+		{"a file changes beside it", true, func() error { r.write("apps/web.yaml", "2"); return nil }},
+		{"it leads elsewhere", false, func() error { return errors.Join(os.Remove(link), os.Symlink("../other", link)) }},
+		{"it becomes a folder", false, func() error {
+			return errors.Join(os.Remove(link), os.Mkdir(link, 0o755), os.WriteFile(link+"/v.yaml", nil, 0o644))
+		}},
+		{"the folder becomes a link", false, func() error { return errors.Join(os.RemoveAll(link), os.Symlink("../other", link)) }},
+		{"it goes with its folder", false, func() error { return os.RemoveAll(filepath.Dir(link)) }},
+	} {
+		if err := c.change(); err != nil {
+			t.Fatal(err)
+		}
+		r.commit(c.what)
+		after := snapshotOf(t, s, Spec{URL: r.dir})
+		if paths, ok := Changed(before, after); ok != c.certain {
+			t.Errorf("%s: certain is %v, %q", c.what, ok, paths)
+		}
+		before = after
 	}
 }
 
