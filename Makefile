@@ -54,7 +54,7 @@ e2e: ## end-to-end tests of a daemon with the race detector: on real containers,
 model: ## random histories of commits, crashes and changes by hand, in virtual time; HISTORIES=10000, SEED=1 is the first
 	cd test/model && HISTORIES=$(or $(HISTORIES),10000) SEED=$(or $(SEED),1) $(GO) test -count=1 -timeout 3h -run TestHistories .
 
-bench: build ## the figures of docs/performance.md; FIGURES="start pods" takes some (program start idle commit pods heal engine); APPLICATIONS=1000 for engine
+bench: build ## the figures of docs/performance.md; FIGURES="start pods" takes some (program start idle commit pods heal kubectl engine); APPLICATIONS=1000 for engine
 	cd bench && $(GO) run . $(FIGURES)
 
 fuzz: ## fuzz everything that reads what strangers wrote, FUZZTIME each (default 1m)

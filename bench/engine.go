@@ -84,7 +84,7 @@ func engineFigures(ctx context.Context, i *instance, _ string) error {
 	if err := i.commit("applications.yaml", text.String()); err != nil {
 		return err
 	}
-	if err := awaitApplied(ctx, client, n); err != nil {
+	if err := awaitApplied(ctx, client, "bench", n); err != nil {
 		return err
 	}
 	took := time.Since(started)
@@ -120,11 +120,11 @@ func engineFigures(ctx context.Context, i *instance, _ string) error {
 	return nil
 }
 
-// awaitApplied watches until so many Applications beside the root are Applied and Healthy.
-func awaitApplied(ctx context.Context, client dynamic.Interface, n int) error {
+// awaitApplied watches until so many Applications of a namespace are Applied and Healthy.
+func awaitApplied(ctx context.Context, client dynamic.Interface, namespace string, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
-	w, err := client.Resource(applications).Namespace("bench").Watch(ctx, metav1.ListOptions{})
+	w, err := client.Resource(applications).Namespace(namespace).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func main() {
 var figures = []struct {
 	name string
 	take func(context.Context, *instance, string) error
-}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}, {"engine", engineFigures}, {"monorepo", monorepoFigures}, {"flux", fluxFigures}, {"floor", floorFigures}}
+}{{"idle", idleFigures}, {"commit", commitFigures}, {"pods", podFigures}, {"heal", healFigures}, {"kubectl", kubectlFigures}, {"engine", engineFigures}, {"monorepo", monorepoFigures}, {"flux", fluxFigures}, {"floor", floorFigures}}
 
 // bench takes the figures that are named, or all.
 func bench(ctx context.Context, names []string) error {

@@ -311,7 +311,7 @@ func monorepoFigures(ctx context.Context, i *instance, _ string) error {
 	if err := i.commit("applications.yaml", text.String()); err != nil {
 		return err
 	}
-	if err := awaitApplied(ctx, client, monorepoPaths); err != nil {
+	if err := awaitApplied(ctx, client, "bench", monorepoPaths); err != nil {
 		return err
 	}
 	row(name+"all applied", fmt.Sprintf("%.1f s", time.Since(started).Seconds()), "")
