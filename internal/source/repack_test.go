@@ -79,6 +79,17 @@ func TestMirrorIsBoundedInBytes(t *testing.T) {
 	runtime.KeepAlive(held)
 }
 
+// Who gives all repositories little room gives one no more.
+func TestOneMirrorWeighsNoMoreThanAll(t *testing.T) {
+	s, err := Open(t.Context(), Config{Dir: t.TempDir(), Keep: &Keep{MaxBytes: 1 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := mirrorOf(t, s, newRepo(t).dir); m.limits.Kept != 1<<20 {
+		t.Errorf("one mirror may weigh %d bytes", m.limits.Kept)
+	}
+}
+
 // One commit that weighs more than a mirror may is kept, and not packed anew at every look.
 func TestMirrorOfOneLargeCommit(t *testing.T) {
 	r := newRepo(t)

@@ -64,6 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		keep := *cfg.Keep
 		keep.Unused, keep.MaxBytes = cmp.Or(keep.Unused, 24*time.Hour), cmp.Or(keep.MaxBytes, 10<<30)
 		s.cfg.Keep = &keep
+		s.cfg.Limits.Kept = min(s.cfg.Limits.Kept, keep.MaxBytes) // one alone is no more than all
 		if err := s.clearLeftovers(); err != nil {
 			return nil, storageError(err)
 		}
