@@ -80,7 +80,7 @@ func (i *instance) namespace(t testing.TB, name string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = i.kube.CoreV1().Namespaces().Delete(cleanupContext(), name, metav1.DeleteOptions{}) })
-	eventually(t, 10*time.Second, "the default service account", func() error {
+	eventually(t, 60*time.Second, "the default service account", func() error { // a cluster that has just begun takes its time
 		_, err := i.kube.CoreV1().ServiceAccounts(name).Get(ctx(t), "default", metav1.GetOptions{})
 		return err
 	})
