@@ -9,18 +9,18 @@ import (
 	"text/template"
 )
 
-// functions are those that names and paths are made with, under the names that Helm and Argo CD give them. What could make much of little (printf with a
-// width) is taken away.
+// functions are those that names and paths are made with, under the names that Helm and Argo CD give them. One that can make much of little reckons how much
+// before it makes anything: memory that is not there ends the daemon, and nothing recovers from it.
 var functions = template.FuncMap{
 	"lower":      strings.ToLower,
 	"upper":      strings.ToUpper,
 	"trim":       strings.TrimSpace,
-	"replace":    func(old, new, s string) (string, error) { return short(strings.ReplaceAll(s, old, new)) },
+	"replace":    replace,
 	"trimPrefix": func(prefix, s string) string { return strings.TrimPrefix(s, prefix) },
 	"trimSuffix": func(suffix, s string) string { return strings.TrimSuffix(s, suffix) },
 	"trunc":      func(n int, s string) string { return s[:min(max(n, 0), len(s))] },
 	"splitList":  func(by, s string) []string { return strings.Split(s, by) },
-	"join":       func(by string, list []string) (string, error) { return short(strings.Join(list, by)) },
+	"join":       join,
 	"hasPrefix":  func(prefix, s string) bool { return strings.HasPrefix(s, prefix) },
 	"hasSuffix":  func(suffix, s string) bool { return strings.HasSuffix(s, suffix) },
 	"contains":   func(part, s string) bool { return strings.Contains(s, part) },
@@ -31,21 +31,37 @@ var functions = template.FuncMap{
 		return v
 	},
 	"normalize": Normalize,
-	"printf":    refused("printf"),
-	"print":     refused("print"),
-	"println":   refused("println"),
-	"call":      refused("call"),
 }
 
-func refused(name string) func(...any) (string, error) {
-	return func(...any) (string, error) { return "", errors.New("the function " + name + " is not there") }
-}
+// ofGo are the functions of Go's own that a template may use besides. The others print (printf with a width, js that doubles what it is given) or call.
+var ofGo = []string{"and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "len"}
 
-func short(s string) (string, error) {
-	if len(s) > most {
-		return "", errors.New("the text becomes too long")
+func isFunction(name string) bool { return functions[name] != nil || slices.Contains(ofGo, name) }
+
+func replace(old, new, s string) (string, error) {
+	if err := short(len(s) + strings.Count(s, old)*(len(new)-len(old))); err != nil {
+		return "", err
 	}
-	return s, nil
+	return strings.ReplaceAll(s, old, new), nil
+}
+
+func join(by string, list []string) (string, error) {
+	size := len(by) * len(list)
+	for _, s := range list {
+		size += len(s)
+	}
+	if err := short(size); err != nil {
+		return "", err
+	}
+	return strings.Join(list, by), nil
+}
+
+// short refuses to make a text of so many bytes.
+func short(bytes int) error {
+	if bytes > most {
+		return errors.New("the text becomes too long")
+	}
+	return nil
 }
 
 var outside = regexp.MustCompile(`[^a-z0-9.-]+`)

@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -64,6 +65,12 @@ func TestFaultsAreToldWithTheirPlace(t *testing.T) {
 		"a definition":        {template(`{{ define "x" }}{{ template "x" }}{{ end }}a`, good), "no range, define or template"},
 		"a hidden loop":       {template("{{ if .team }}{{ with .team }}{{ range .path.segments }}x{{ end }}{{ end }}{{ end }}", good), "is not allowed"},
 		"printf":              {template(`{{ printf "%1000000000d" 1 }}`, good), "the function printf is not there"},
+		"a hidden printf":     {template(`{{ if eq .team (print "a" | lower) }}x{{ end }}`, good), "the function print is not there"},
+		"js":                  {template(`{{ "\\\\" | js | js }}`, good), "the function js is not there"},
+		"html":                {template(`{{ html .team }}`, good), "the function html is not there"},
+		"urlquery":            {template(`{{ with $x := urlquery .team }}{{ $x }}{{ end }}`, good), "the function urlquery is not there"},
+		"call":                {template(`{{ (call .team).x }}`, good), "the function call is not there"},
+		"a long template":     {template(strings.Repeat("{{ .team }}", 6000), good), "a text with actions may have 65536 bytes"},
 		"no template":         {template("{{ .team", good), "spec.template.metadata.name"},
 		"the same name":       {template("a", good), "two sets of parameters make the Application a"},
 	} {
@@ -98,6 +105,74 @@ func TestTextIsBounded(t *testing.T) {
 	set := setOf(t, "metadata: {name: s}\nspec: {generators: [], template: {metadata: {name: a, annotations: {a: "+fmt.Sprintf("%q", text)+"}}, spec: {source: {repo: r}}}}\n")
 	if _, err := Wanted(set, []Params{{"x": strings.Repeat("a", 60000)}}); err == nil || !strings.Contains(err.Error(), "long") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// What a function would make is reckoned before it is made: these would take hundreds of gigabytes.
+func TestFunctionsReckonFirst(t *testing.T) {
+	long := strings.Repeat("a", 700<<10)
+	for _, text := range []string{`{{ replace "" .x .x }}`, `{{ .x | replace "a" .x }}`, `{{ splitList "" .x | join .x }}`} {
+		if _, err := fill("name", text, Params{"x": long}); err == nil || !strings.Contains(err.Error(), "the text becomes too long") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if out, err := fill("name", `{{ splitList "" .x | join "" | replace "a" "" }}`, Params{"x": long[:most]}); err != nil || out != "" {
+		t.Errorf("made %d bytes, %v", len(out), err)
+	}
+}
+
+func TestAllApplicationsTogetherAreBounded(t *testing.T) {
+	set := setOf(t, "metadata: {name: s}\nspec: {generators: [], template: {metadata: {name: 'a-{{ .n }}'}, spec: {source: {repo: r}, render: {helm: {values: {x: "+strings.Repeat("a", 1<<20)+"}}}}}}\n")
+	var params []Params
+	for n := range 40 {
+		params = append(params, Params{"n": n})
+	}
+	if apps, err := Wanted(set, params[:31]); err != nil || len(apps) != 31 {
+		t.Errorf("made %d, %v", len(apps), err)
+	}
+	if _, err := Wanted(set, params); err == nil || !strings.Contains(err.Error(), "more than 32 MiB together") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+// A pattern costs no more than its length and that of the path, multiplied.
+func TestMatchIsQuick(t *testing.T) {
+	deep := strings.Split(strings.Repeat("a/", 500)+"b", "/")
+	pattern := strings.Split(strings.Repeat("**/a/", 100)+"c", "/")
+	if ok, err := match(pattern, deep); ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+	pattern[len(pattern)-1] = "b"
+	if ok, err := match(pattern, deep); !ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+}
+
+func TestFilesAreBounded(t *testing.T) {
+	all := []v1alpha1.PathPattern{{Path: "**"}}
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"one file":    {map[string]string{"a": "x: " + strings.Repeat("a", mostFile)}, "a: the file is too long for parameters"},
+		"many files":  {map[string]string{"a": "x: " + strings.Repeat("a", mostFile-9), "b": "x: " + strings.Repeat("a", mostFile-9), "c": "x: " + strings.Repeat("a", mostFile-9), "d": "x: " + strings.Repeat("a", mostFile-9), "e": "x: " + strings.Repeat("a", 99)}, "e: the files up to this one hold too much: at most 4 MiB"},
+		"many values": {map[string]string{"a": `{"a":[` + strings.Repeat(`{"b":0},`, mostValues/3) + "0]}"}, "a: the files up to this one hold too much"},
+		"many lists":  {map[string]string{"a": "a:\n" + strings.Repeat(strings.Repeat("- ", 9000)+"\n", 20)}, "hold too much"},
+		"an alias":    {map[string]string{"a": "a: &a b\nc: [*a, *a]"}, "a: a file of parameters may have no anchors and aliases"},
+		"another":     {map[string]string{"a": "{a: &a b,c:*a}"}, "no anchors and aliases"},
+		"UTF-16":      {map[string]string{"a": "\xff\xfea\x00:\x00 \x00b\x00"}, "a: the file is no UTF-8"},
+	} {
+		tree := fstest.MapFS{}
+		for file, content := range c.files {
+			tree[file] = &fstest.MapFile{Data: []byte(content)}
+		}
+		if _, err := Files(tree, all); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	ordinary := fstest.MapFS{"a.yaml": {Data: []byte("glob: '*.yaml'\nbold: '**x** *y*'\nurl: https://x?a=1&b=2\nrun: a && b\ncron: 0 */5 * * *\n")}}
+	if p, err := Files(ordinary, all); err != nil || p[0]["run"] != "a && b" {
+		t.Errorf("%v, %v", p, err)
 	}
 }
 
@@ -199,4 +274,39 @@ func FuzzTemplate(f *testing.F) {
 			t.Errorf("%d bytes of %q", len(out), text)
 		}
 	})
+}
+
+// What a file becomes is bounded by what it is: nothing in it stands for much.
+func FuzzParams(f *testing.F) {
+	for _, text := range []string{"a: b", `{"a":[{"b":0},1e9,null]}`, "a: &x [b]\nc: *x", "? a\n: - - b", "<<: {a: b}", "a: |\n  b", "a: !!binary aGk=", "'a': \"\\u0041\"", "%YAML 1.1\n---\na: 1"} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := (&reading{fsys: fstest.MapFS{"d/f": {Data: data}}}).params("d/f")
+		if err != nil {
+			return
+		}
+		delete(p, "path")
+		if n := count(map[string]any(p)); n > values(data) {
+			t.Errorf("%d values of %q", n, data)
+		}
+		if out, err := json.Marshal(p); err != nil || len(out) > 64+16*len(data) {
+			t.Errorf("%d bytes of %q, %v", len(out), data, err)
+		}
+	})
+}
+
+// count is how many values there are, the map itself not among them.
+func count(v any) (n int) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, item := range v {
+			n += 1 + count(item)
+		}
+	case []any:
+		for _, item := range v {
+			n += 1 + count(item)
+		}
+	}
+	return n
 }

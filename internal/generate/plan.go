@@ -20,11 +20,15 @@ const SetLabel = "gitopsd.io/applicationset"
 func Wanted(set *v1alpha1.ApplicationSet, params []Params) ([]*v1alpha1.Application, error) {
 	made := map[string]*v1alpha1.Application{}
 	var errs []error
+	all := 0
 	for _, p := range params {
-		app, err := application(set, p)
+		app, size, err := application(set, p)
 		if err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if all += size; all > mostOfAll {
+			return nil, fmt.Errorf("the Applications of this set have more than %d MiB together; make the template shorter, or the set smaller", mostOfAll>>20)
 		}
 		if made[app.Name] != nil {
 			errs = append(errs, fmt.Errorf("two sets of parameters make the Application %s; use more of them in spec.template.metadata.name", app.Name))

@@ -23,44 +23,54 @@ import (
 // Params are one set of parameters.
 type Params map[string]any
 
-// most is how many bytes one text may become.
-const most = 64 << 10
+const (
+	// most is how many bytes one text may have, and become.
+	most = 64 << 10
+	// mostOfAll is how many bytes the Applications of a set may have together.
+	mostOfAll = 32 << 20
+)
 
-// application makes an Application of the template and one set of parameters.
-func application(set *v1alpha1.ApplicationSet, p Params) (*v1alpha1.Application, error) {
+// application makes an Application of the template and one set of parameters, and says how many bytes it has.
+func application(set *v1alpha1.ApplicationSet, p Params) (app *v1alpha1.Application, size int, err error) {
 	t := set.Spec.Template
-	app := &v1alpha1.Application{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Application"}}
+	app = &v1alpha1.Application{TypeMeta: metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Application"}}
 	app.Namespace = set.Namespace
-	var err error
 	if app.Name, err = fill("metadata.name", t.Metadata.Name, p); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if wrong := validation.IsDNS1123Subdomain(app.Name); len(wrong) > 0 {
-		return nil, fmt.Errorf("spec.template.metadata.name becomes %q, which is no name: %s; the function normalize makes one", app.Name, strings.Join(wrong, "; "))
+		return nil, 0, fmt.Errorf("spec.template.metadata.name becomes %q, which is no name: %s; the function normalize makes one", app.Name, strings.Join(wrong, "; "))
 	}
 	if app.Labels, err = fillMap("metadata.labels", t.Metadata.Labels, p); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if app.Annotations, err = fillMap("metadata.annotations", t.Metadata.Annotations, p); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var spec any
 	if err := json.Unmarshal(t.Spec.Raw, &spec); err != nil {
-		return nil, fmt.Errorf("spec.template.spec is no object: %w", err)
+		return nil, 0, fmt.Errorf("spec.template.spec is no object: %w", err)
 	}
 	if spec, err = fillTree("spec", spec, p); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	filled, err := json.Marshal(spec)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	d := json.NewDecoder(bytes.NewReader(filled))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&app.Spec); err != nil {
-		return nil, fmt.Errorf("spec.template.spec of Application %s is not that of an Application: %s", app.Name, strings.TrimPrefix(err.Error(), "json: "))
+		return nil, 0, fmt.Errorf("spec.template.spec of Application %s is not that of an Application: %s", app.Name, strings.TrimPrefix(err.Error(), "json: "))
 	}
-	return app, nil
+	return app, len(filled) + sizeOf(app.Labels) + sizeOf(app.Annotations), nil
+}
+
+func sizeOf(m map[string]string) (bytes int) {
+	for k, v := range m {
+		bytes += len(k) + len(v)
+	}
+	return bytes
 }
 
 func fillMap(where string, m map[string]string, p Params) (map[string]string, error) {
@@ -114,12 +124,18 @@ func fill(where, text string, p Params) (string, error) {
 	if !strings.Contains(text, "{{") {
 		return text, nil
 	}
+	if len(text) > most {
+		return "", fmt.Errorf("spec.template.%s: a text with actions may have %d bytes", where, most)
+	}
 	t, err := template.New("spec.template." + where).Option("missingkey=error").Funcs(functions).Parse(text)
 	if err != nil {
 		return "", errors.New(strings.TrimPrefix(err.Error(), "template: "))
 	}
-	if err := allowed(t.Root); err != nil || len(t.Templates()) > 1 {
-		return "", fmt.Errorf("spec.template.%s: %w", where, errors.Join(err, errLoops))
+	if err := allowed(t.Root); err != nil {
+		return "", fmt.Errorf("spec.template.%s: %w", where, err)
+	}
+	if len(t.Templates()) > 1 {
+		return "", fmt.Errorf("spec.template.%s: %w", where, errLoops)
 	}
 	out := &bounded{}
 	if err := t.Execute(out, map[string]any(p)); err != nil {
@@ -130,28 +146,40 @@ func fill(where, text string, p Params) (string, error) {
 
 var errLoops = errors.New("a template may use actions, if and with, and no range, define or template")
 
-// allowed refuses what could go on for ever.
+// allowed refuses what could go on for ever, and every function that is not one of ours.
 func allowed(n parse.Node) error {
-	branch := func(b parse.BranchNode) error {
-		err := allowed(b.List)
-		if b.ElseList != nil {
-			err = errors.Join(err, allowed(b.ElseList))
-		}
-		return err
-	}
 	switch n := n.(type) {
 	case *parse.ListNode:
-		for _, below := range n.Nodes {
-			if err := allowed(below); err != nil {
-				return err
-			}
+		if n != nil { // there is no else
+			return each(n.Nodes)
 		}
+	case *parse.ActionNode:
+		return allowed(n.Pipe)
 	case *parse.IfNode:
-		return branch(n.BranchNode)
+		return errors.Join(allowed(n.Pipe), allowed(n.List), allowed(n.ElseList))
 	case *parse.WithNode:
-		return branch(n.BranchNode)
+		return errors.Join(allowed(n.Pipe), allowed(n.List), allowed(n.ElseList))
+	case *parse.PipeNode:
+		return each(n.Cmds)
+	case *parse.CommandNode:
+		return each(n.Args)
+	case *parse.ChainNode:
+		return allowed(n.Node)
+	case *parse.IdentifierNode:
+		if !isFunction(n.Ident) {
+			return fmt.Errorf("the function %s is not there", n.Ident)
+		}
 	case *parse.RangeNode, *parse.TemplateNode, *parse.BreakNode, *parse.ContinueNode:
-		return fmt.Errorf("%s is not allowed", n)
+		return fmt.Errorf("%s is not allowed: %w", n, errLoops)
+	}
+	return nil
+}
+
+func each[N parse.Node](nodes []N) error {
+	for _, n := range nodes {
+		if err := allowed(n); err != nil {
+			return err
+		}
 	}
 	return nil
 }
