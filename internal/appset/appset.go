@@ -68,7 +68,7 @@ type controller struct {
 	queue workqueue.TypedRateLimitingInterface[types.NamespacedName]
 
 	mu      sync.Mutex
-	follows map[types.NamespacedName]map[string]*follow
+	follows map[types.NamespacedName]map[followed]*follow
 }
 
 // Run works until ctx ends.
@@ -77,7 +77,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("build client of ApplicationSets: %w", err)
 	}
-	c := &controller{Config: cfg, kube: kube, follows: map[types.NamespacedName]map[string]*follow{},
+	c := &controller{Config: cfg, kube: kube, follows: map[types.NamespacedName]map[followed]*follow{},
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),
 			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: setResource})}
 	c.sets = c.watch(setResource, &v1alpha1.ApplicationSet{}, c.setChanged)
@@ -173,6 +173,10 @@ func (c *controller) reconcile(ctx context.Context, key types.NamespacedName) (a
 	}
 	params, again, err := c.gather(ctx, set)
 	if errors.Is(err, errNotYet) {
+		if set.Status.ObservedGeneration != set.Generation { // otherwise what it says still holds
+			err = c.report(ctx, set, "Reading", err.Error(), nil)
+			return again, err
+		}
 		return again, nil
 	}
 	if err != nil {

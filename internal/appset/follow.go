@@ -12,11 +12,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// followed is what a set follows. Generators that differ in any of it do not share one.
+type followed struct {
+	repo, secret string
+	ref          source.Ref
+	interval     time.Duration
+}
+
 // follow is a ref of a repository that a set follows.
 type follow struct {
-	spec     source.Spec
-	interval time.Duration
-	cancel   func()
+	spec   source.Spec
+	cancel func()
 
 	mu    sync.Mutex
 	heard *source.Event
@@ -35,9 +41,12 @@ func (g *gathering) tree(ctx context.Context, s v1alpha1.GeneratorSource) (sourc
 	if interval < shortest {
 		return source.Snapshot{}, fmt.Errorf("interval %s is too short; at least %s", interval, shortest)
 	}
-	name := fmt.Sprintf("%s %s %v", s.Repo, spec.Ref, s.SecretRef)
-	g.keeps[name] = true
-	f, err := g.follow(keyOf(g.set), name, spec, interval)
+	what := followed{repo: s.Repo, ref: spec.Ref, interval: interval}
+	if s.SecretRef != nil {
+		what.secret = s.SecretRef.Name
+	}
+	g.keeps[what] = true
+	f, err := g.follow(keyOf(g.set), what, spec)
 	if err != nil {
 		return source.Snapshot{}, err
 	}
@@ -52,43 +61,43 @@ func (g *gathering) tree(ctx context.Context, s v1alpha1.GeneratorSource) (sourc
 	return f.heard.Snapshot, nil
 }
 
-func (c *controller) follow(set types.NamespacedName, name string, spec source.Spec, interval time.Duration) (*follow, error) {
+func (c *controller) follow(set types.NamespacedName, what followed, spec source.Spec) (*follow, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := c.follows[set]
 	if all == nil {
-		all = map[string]*follow{}
+		all = map[followed]*follow{}
 		c.follows[set] = all
 	}
-	if f := all[name]; f != nil && f.interval == interval && reflect.DeepEqual(f.spec, spec) {
+	if f := all[what]; f != nil && reflect.DeepEqual(f.spec, spec) {
 		return f, nil
-	} else if f != nil {
+	} else if f != nil { // its credentials are others now
 		f.cancel()
 	}
-	f := &follow{spec: spec, interval: interval}
-	cancel, err := c.Sources.Subscribe(spec, interval, func(ev source.Event) {
+	f := &follow{spec: spec}
+	cancel, err := c.Sources.Subscribe(spec, what.interval, func(ev source.Event) {
 		f.mu.Lock()
 		f.heard = &ev
 		f.mu.Unlock()
 		c.queue.Add(set)
 	})
 	if err != nil {
-		delete(all, name)
+		delete(all, what)
 		return nil, err
 	}
 	f.cancel = cancel
-	all[name] = f
+	all[what] = f
 	return f, nil
 }
 
 // keepOnly ends what a set no longer follows.
-func (c *controller) keepOnly(set types.NamespacedName, names map[string]bool) {
+func (c *controller) keepOnly(set types.NamespacedName, keeps map[followed]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for name, f := range c.follows[set] {
-		if !names[name] {
+	for what, f := range c.follows[set] {
+		if !keeps[what] {
 			f.cancel()
-			delete(c.follows[set], name)
+			delete(c.follows[set], what)
 		}
 	}
 }

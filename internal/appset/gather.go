@@ -30,7 +30,7 @@ const (
 )
 
 // errNotYet says that a repository has not answered for the first time.
-var errNotYet = errors.New("a repository is being read")
+var errNotYet = errors.New("the repository is being read for the first time")
 
 // errTransient is a fault that may be over by itself.
 type errTransient struct{ error }
@@ -47,12 +47,17 @@ func transient(err error) error {
 
 // gather puts the parameters of all generators together. Again is when the one that has to be asked soonest is due.
 func (c *controller) gather(ctx context.Context, set *v1alpha1.ApplicationSet) (all []generate.Params, again time.Duration, err error) {
-	g := &gathering{controller: c, set: set, keeps: map[string]bool{}}
+	g := &gathering{controller: c, set: set, keeps: map[followed]bool{}}
 	var errs []error
+	var waits error
 	for n, generator := range set.Spec.Generators {
 		params, err := g.one(ctx, generator)
-		if err != nil && !errors.Is(err, errNotYet) {
+		if err != nil {
 			err = fmt.Errorf("spec.generators[%d]: %w", n, err)
+		}
+		if errors.Is(err, errNotYet) {
+			waits = err
+			continue
 		}
 		errs = append(errs, err)
 		for _, p := range params {
@@ -63,14 +68,17 @@ func (c *controller) gather(ctx context.Context, set *v1alpha1.ApplicationSet) (
 		}
 	}
 	c.keepOnly(keyOf(set), g.keeps)
-	return all, g.again, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, g.again, err
+	}
+	return all, g.again, waits
 }
 
 // gathering is one look at the generators of a set.
 type gathering struct {
 	*controller
 	set   *v1alpha1.ApplicationSet
-	keeps map[string]bool // what is followed
+	keeps map[followed]bool
 	again time.Duration
 }
 

@@ -27,7 +27,7 @@ func Preview(ctx context.Context, cfg Config, store Store, set *v1alpha1.Applica
 		return generate.Plan{}, nil, fmt.Errorf("build client: %w", err)
 	}
 	cfg.Sources = asked{ctx, store}
-	c := &controller{Config: cfg, kube: kube, follows: map[types.NamespacedName]map[string]*follow{},
+	c := &controller{Config: cfg, kube: kube, follows: map[types.NamespacedName]map[followed]*follow{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[types.NamespacedName]())}
 	defer c.queue.ShutDown()
 	params, _, err := c.gather(ctx, set)
