@@ -197,7 +197,7 @@ func (w *process) render(ctx context.Context, req Request) (*Result, error) {
 	}
 	w.tainted = w.tainted || end.Tainted
 	result, err := j.result(end)
-	if err == nil && result.Kind.KnowsReleases() {
+	if err == nil && result.Charts {
 		result.Revision = req.Helm.Revision
 	}
 	return result, err
@@ -316,7 +316,7 @@ func (j *job) result(end wire.End) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	result := &Result{Kind: Kind(end.Kind), Objects: objects, Inputs: j.files.inputs}
+	result := &Result{Kind: Kind(end.Kind), Objects: objects, Inputs: j.files.inputs, Charts: end.Charts}
 	if end.Release != nil {
 		if err := json.Unmarshal(end.Release, &result.Release); err != nil {
 			return nil, &Error{Class: ErrInternal, Text: "the worker sends a release that cannot be read"}

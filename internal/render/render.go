@@ -30,9 +30,6 @@ const (
 	Helm      Kind = "Helm"      // a folder with Chart.yaml
 )
 
-// KnowsReleases says whether what comes out may depend on the revision of a release and on the cluster it goes to.
-func (k Kind) KnowsReleases() bool { return k == Helm }
-
 // Request is what to render.
 type Request struct {
 	FS   fs.FS  // the repository at a commit; never written to
@@ -43,7 +40,7 @@ type Request struct {
 	// The rest is for who keeps results. Scope is who may share them: within it, the same options over the same files are the
 	// same result.
 	Scope string
-	// Owner is whose release it is: a result that knows releases is found again by its owner alone.
+	// Owner is whose release it is: a result of charts is found again by its owner alone.
 	Owner string
 	// Earlier are the revisions of the release, Helm.Revision besides, of which a result is as good, the best first.
 	Earlier []int64
@@ -125,8 +122,10 @@ type Result struct {
 	Kind     Kind
 	Objects  []Object // in the order of Arrange
 	Inputs   Inputs   // everything the result depends on besides Options
-	Revision int64    // of the release that it was rendered for; 0 where there is none
+	Revision int64    // that it was rendered for; 0 where no chart was
 	Release  *Release // of a chart; nil otherwise
+	// Charts says that a chart was rendered, be it for a kustomization: what came out may depend on the revision of the release, on the cluster and on dice.
+	Charts bool
 }
 
 // Release is what Helm keeps of a chart besides its objects.

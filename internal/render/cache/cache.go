@@ -203,7 +203,7 @@ func (c *Cache) earlier(keys keys, req render.Request) *render.Result {
 	return nil
 }
 
-// current returns a result as rendering now would make it: one that knows no releases, or that was made for this revision in the
+// current returns a result as rendering now would make it: one of no chart, or one that was made for this revision in the
 // same environment.
 func (c *Cache) current(ctx context.Context, keys keys, req render.Request) *render.Result {
 	any := func(*entry) bool { return true }
@@ -251,6 +251,7 @@ type kept struct {
 	Inputs      render.Inputs
 	Objects     []keptObject
 	Release     *render.Release `json:",omitempty"`
+	Charts      bool            `json:",omitempty"`
 }
 
 type keptObject struct {
@@ -277,7 +278,7 @@ func (c *Cache) read(e *entry) (*kept, error) {
 }
 
 func (k *kept) result() (*render.Result, error) {
-	r := &render.Result{Kind: k.Kind, Revision: k.Revision, Inputs: k.Inputs, Release: k.Release}
+	r := &render.Result{Kind: k.Kind, Revision: k.Revision, Inputs: k.Inputs, Release: k.Release, Charts: k.Charts}
 	for _, o := range k.Objects {
 		object := &unstructured.Unstructured{}
 		if err := object.UnmarshalJSON(o.JSON); err != nil {
@@ -291,7 +292,7 @@ func (k *kept) result() (*render.Result, error) {
 // put keeps a result. What does not fit into a quarter of the cache is too large to push others out.
 func (c *Cache) put(keys keys, r *render.Result) error {
 	e, k := &entry{key: keys.shared, used: time.Now()}, &kept{}
-	if r.Kind.KnowsReleases() {
+	if r.Charts {
 		e.key, e.revision, k.Environment = keys.release, r.Revision, keys.environment
 	}
 	content, err := k.encode(r)
@@ -320,7 +321,7 @@ func (c *Cache) put(keys keys, r *render.Result) error {
 }
 
 func (k *kept) encode(r *render.Result) ([]byte, error) {
-	k.Kind, k.Revision, k.Inputs, k.Release = r.Kind, r.Revision, r.Inputs, r.Release
+	k.Kind, k.Revision, k.Inputs, k.Release, k.Charts = r.Kind, r.Revision, r.Inputs, r.Release, r.Charts
 	for _, o := range r.Objects {
 		content, err := o.Object.MarshalJSON()
 		if err != nil {

@@ -22,6 +22,7 @@ type Output struct {
 	Kind    render.Kind
 	Objects []render.Raw
 	Release *render.Release // of a chart
+	Charts  bool            // a chart was rendered, be it for a kustomization
 	// Tainted: the libraries' global state is not what it was; the process should render for nobody else.
 	Tainted bool
 }
@@ -64,10 +65,11 @@ func renderPlain(fsys fs.FS, where string, o render.Options, lookup Lookup) (*Ou
 	}
 	switch out.Kind {
 	case render.Plain:
-		err = out.plain(fsys, where, o)
+		err = out.plain(fsys, where, o, lookup)
 	case render.Kustomize:
-		err = out.kustomize(fsys, where, o)
+		err = out.kustomize(fsys, where, o, lookup)
 	case render.Helm:
+		out.Charts = true
 		out.Objects, out.Release, err = helm(fsys, where, o, lookup)
 	default:
 		err = &render.Error{Class: render.ErrInvalid, Text: "render kind " + string(out.Kind) + " is not known", Next: "use Plain, Kustomize or Helm, or leave it out"}

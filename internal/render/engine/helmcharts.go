@@ -17,6 +17,7 @@ import (
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/kio"
 	kyaml "sigs.k8s.io/kustomize/kyaml/yaml"
@@ -56,6 +57,7 @@ func (k *kustomizeFS) inflate(name string, data []byte) ([]byte, error) {
 			c.Namespace = namespace
 		}
 		i := &inflation{kustomizeFS: k, file: name, data: data, dir: path.Dir(name), globals: globals, HelmChart: c}
+		k.charts = true
 		out, err := i.run()
 		if err != nil {
 			return nil, err
@@ -63,7 +65,7 @@ func (k *kustomizeFS) inflate(name string, data []byte) ([]byte, error) {
 		if len(out) == 0 {
 			continue
 		}
-		virtual := fmt.Sprintf(".gitopsd-helm-chart-%d.yaml", n)
+		virtual := fmt.Sprintf("%s%d.yaml", virtualName, n)
 		k.made[path.Join(i.dir, virtual)] = out
 		resources = append(resources, virtual)
 	}
@@ -71,6 +73,22 @@ func (k *kustomizeFS) inflate(name string, data []byte) ([]byte, error) {
 	delete(fields, "helmChartInflationGenerator")
 	fields["resources"] = resources
 	return sigsyaml.Marshal(fields)
+}
+
+// virtualName begins the names of the files that charts are shown as.
+const virtualName = ".gitopsd-helm-chart-"
+
+// tellOrigin says of an object that a chart made where it comes from (buildMetadata: [originAnnotations]): as Kustomize has it of what its own generator makes.
+func (k *kustomizeFS) tellOrigin(root string, r *resource.Resource) error {
+	o, err := r.GetOrigin()
+	if err != nil || o == nil || !strings.HasPrefix(path.Base(o.Path), virtualName) {
+		return err
+	}
+	dir := path.Dir(o.Path)
+	o.ConfiguredIn = path.Join(dir, kustomizationIn(k.fsys, path.Join(root, dir)))
+	o.ConfiguredBy = kyaml.ResourceIdentifier{TypeMeta: kyaml.TypeMeta{APIVersion: konfig.BuiltinPluginApiVersion, Kind: "HelmChartInflationGenerator"}}
+	o.Path = ""
+	return r.SetOrigin(o)
 }
 
 // inherit is the namespace for charts of a kustomization that name none: its own, or that of the one which uses it. Kustomize reads
@@ -112,11 +130,12 @@ func (i *inflation) run() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := render.HelmOptions{ReleaseName: release, Namespace: i.Namespace, SkipCRDs: !i.IncludeCRDs, Cluster: i.options.Cluster, KubeVersion: i.KubeVersion, APIVersions: slices.Concat(i.options.APIVersions, i.ApiVersions)}
+	o := render.HelmOptions{ReleaseName: release, Namespace: i.Namespace, SkipCRDs: !i.IncludeCRDs, Cluster: i.options.Cluster, KubeVersion: i.KubeVersion, APIVersions: slices.Concat(i.options.APIVersions, i.ApiVersions),
+		Lookup: i.options.Lookup}
 	if o.KubeVersion == "" {
 		o.KubeVersion = i.options.KubeVersion
 	}
-	c := &chartRun{fsys: i.fsys, o: o, tests: !i.SkipTests}
+	c := &chartRun{fsys: i.fsys, o: o, lookup: i.lookup, tests: !i.SkipTests}
 	if o.Namespace == "" {
 		c.o.Namespace = "default"
 	}

@@ -16,9 +16,9 @@ import (
 
 // kustomize does what kustomize build does with its defaults: no plugins, no functions, files only from
 // within each kustomization's own folder; and with --enable-helm, without the helm program.
-func (out *Output) kustomize(fsys fs.FS, where string, o render.Options) (err error) {
+func (out *Output) kustomize(fsys fs.FS, where string, o render.Options, lookup Lookup) (err error) {
 	view := newKustomizeFS(fsys)
-	view.options = o.Helm
+	view.options, view.lookup = o.Helm, lookup
 	defer func() {
 		// A library that panics on a stranger's file must not take the process with it without a word.
 		if r := recover(); r != nil {
@@ -41,8 +41,12 @@ func (out *Output) kustomize(fsys fs.FS, where string, o render.Options) (err er
 	if err != nil {
 		return view.explain(where, err)
 	}
+	out.Charts = out.Charts || view.charts
 	origin := path.Join(where, kustomizationIn(fsys, where))
 	for _, r := range result.Resources() {
+		if err := view.tellOrigin(where, r); err != nil {
+			return view.explain(where, err)
+		}
 		raws, err := kustomized(r, origin)
 		if err != nil {
 			return view.explain(where, err)

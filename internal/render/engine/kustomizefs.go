@@ -21,8 +21,10 @@ import (
 type kustomizeFS struct {
 	fsys    fs.FS
 	read    map[string][]byte  // kustomization files that were read, by path below the root
-	options render.HelmOptions // versions for helmCharts
-	made    map[string][]byte  // what helmCharts were rendered to, by path below the root
+	options render.HelmOptions // for helmCharts: versions, and what lookup gives
+	lookup  Lookup
+	charts  bool              // one was rendered
+	made    map[string][]byte // what helmCharts were rendered to, by path below the root
 	// namespaces is what the charts of a folder's kustomization inherit from the one that uses it.
 	namespaces map[string]string
 	failed     error // of helmCharts; Kustomize only says that it cannot read the file

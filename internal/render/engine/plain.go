@@ -13,12 +13,12 @@ import (
 // plain reads every .yaml, .yml and .json file of a folder and the folders below it, as Flux does. Names that
 // begin with a dot are left out. A folder below that holds a kustomization is rendered as one; one that holds a
 // chart is an error, because its values are nobody's.
-func (out *Output) plain(fsys fs.FS, where string, o render.Options) error {
+func (out *Output) plain(fsys fs.FS, where string, o render.Options, lookup Lookup) error {
 	info, err := fs.Stat(fsys, where)
 	if err != nil {
 		return filesError(where, err)
 	}
-	w := &walk{fsys: fsys, out: out, options: o}
+	w := &walk{fsys: fsys, out: out, options: o, lookup: lookup}
 	if !info.IsDir() {
 		return w.manifests(where)
 	}
@@ -34,6 +34,7 @@ type walk struct {
 	files   int
 	out     *Output
 	options render.Options
+	lookup  Lookup
 }
 
 func (w *walk) folder(dir string, depth int) error {
@@ -81,7 +82,7 @@ func (w *walk) folder(dir string, depth int) error {
 // foreign deals with a folder below that is not plain.
 func (w *walk) foreign(dir string) (done bool, err error) {
 	if kustomizationIn(w.fsys, dir) != "" {
-		return true, w.out.kustomize(w.fsys, dir, w.options)
+		return true, w.out.kustomize(w.fsys, dir, w.options, w.lookup)
 	}
 	if isFile(w.fsys, path.Join(dir, "Chart.yaml")) {
 		return true, &render.Error{Class: render.ErrInvalid, File: path.Join(dir, "Chart.yaml"), Text: "a Helm chart lies in a folder of plain manifests",

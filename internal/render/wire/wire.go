@@ -102,6 +102,8 @@ type End struct {
 	Kind    string          `json:"kind,omitempty"`
 	Error   *Failure        `json:"error,omitempty"`
 	Release json.RawMessage `json:"release,omitempty"` // render.Release, of a chart
+	// Charts says that a chart was rendered.
+	Charts bool `json:"charts,omitempty"`
 	// Tainted says that the job may have changed state that the next one would see.
 	Tainted bool `json:"tainted,omitempty"`
 }

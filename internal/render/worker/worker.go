@@ -95,7 +95,7 @@ func (s *server) job(f wire.Frame) error {
 	repo := &remoteFS{server: s, replies: map[wire.Question]answer{}}
 	out, err := engine.Render(repo, task.Path, o, repo.lookup)
 	// A worker that held somebody's keys serves nobody else.
-	end := wire.End{Kind: string(out.Kind), Tainted: out.Tainted || o.Decrypt != nil}
+	end := wire.End{Kind: string(out.Kind), Charts: out.Charts, Tainted: out.Tainted || o.Decrypt != nil}
 	if err == nil && out.Release != nil {
 		end.Release, err = json.Marshal(out.Release)
 	}
