@@ -11,6 +11,35 @@ import (
 // maxCPU is the processor time a worker may use in its life (RLIMIT_CPU); it is replaced long before.
 const maxCPU = time.Hour
 
+// mostOfOne is how many bytes of JSON one object may have: an API takes half of that (etcd, 1.5 MiB).
+const mostOfOne = 3 << 20
+
+// What a value takes at most once it is decoded, besides its text: a map with its first eight keys, and anything else with its place in what holds it.
+const (
+	mapWeight   = 400
+	valueWeight = 100
+)
+
+// weigh reckons how many bytes of memory JSON takes once it is decoded, without decoding it: of small values that is fifty times their text.
+func weigh(content []byte) int64 {
+	weight := int64(len(content) + valueWeight)
+	text := false
+	for i := 0; i < len(content); i++ {
+		switch b := content[i]; {
+		case text && b == '\\':
+			i++
+		case b == '"':
+			text = !text
+		case text:
+		case b == '{':
+			weight += mapWeight
+		case b == ',' || b == '[' || b == ':':
+			weight += valueWeight
+		}
+	}
+	return weight
+}
+
 // watchMemory kills the worker when it grows over the limit, until the function it returns is called. The kernel's
 // limits on address space do not fit Go, and a cgroup is not there for everybody, so the size is looked at, often
 // enough that it cannot get far.

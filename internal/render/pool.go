@@ -16,7 +16,8 @@ import (
 type Limits struct {
 	Time      time.Duration // by the wall clock; 60 s
 	Memory    int64         // resident bytes of a worker; 512 MiB
-	Output    int64         // bytes of all objects, YAML and JSON together; 128 MiB
+	Output    int64         // bytes of all objects, YAML and JSON together; 32 MiB
+	Decoded   int64         // bytes that the objects take in our memory, as weigh reckons; 128 MiB
 	Objects   int           // 10,000
 	Input     int64         // bytes of all files; 256 MiB
 	Questions int           // about files; 200,000
@@ -30,7 +31,10 @@ func (l Limits) withDefaults() Limits {
 		l.Memory = 512 << 20
 	}
 	if l.Output <= 0 {
-		l.Output = 128 << 20
+		l.Output = 32 << 20
+	}
+	if l.Decoded <= 0 {
+		l.Decoded = 128 << 20
 	}
 	if l.Objects <= 0 {
 		l.Objects = 10_000

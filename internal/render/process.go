@@ -241,6 +241,7 @@ type job struct {
 	files  *files
 	raw    []Raw
 	output int64
+	memory int64 // that the objects will take
 }
 
 func (j *job) run(req Request) (wire.End, error) {
@@ -300,7 +301,14 @@ func (j *job) object(frame wire.Frame) error {
 	if j.output > j.limits.Output || len(j.raw) >= j.limits.Objects {
 		return &Error{Class: ErrLimit, File: j.path, Text: fmt.Sprintf("the render makes more than %d MiB or %d objects", j.limits.Output>>20, j.limits.Objects), Next: "split it into several Applications"}
 	}
-	j.raw = append(j.raw, Raw{YAML: frame.Body[:p.YAML:p.YAML], JSON: frame.Body[p.YAML:], Origin: p.Origin, Hooks: p.Hooks})
+	content := frame.Body[p.YAML:]
+	if len(content) > mostOfOne {
+		return &Error{Class: ErrLimit, File: fileOf(p.Origin), Line: lineOf(p.Origin), Text: fmt.Sprintf("one object has more than %d MiB, which no API takes", mostOfOne>>20), Next: "split it"}
+	}
+	if j.memory += weigh(content); j.memory > j.limits.Decoded {
+		return &Error{Class: ErrLimit, File: j.path, Text: fmt.Sprintf("the objects have so many values that they take more than %d MiB of memory", j.limits.Decoded>>20), Next: "split it into several Applications"}
+	}
+	j.raw = append(j.raw, Raw{YAML: frame.Body[:p.YAML:p.YAML], JSON: content, Origin: p.Origin, Hooks: p.Hooks})
 	return nil
 }
 
