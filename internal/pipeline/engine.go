@@ -203,7 +203,6 @@ type work struct {
 	charts       fetchedCharts
 	placed       placed
 	last         candidate             // the applied revision
-	settled      settled               // what asked for nothing new
 	wake         time.Time             // when to look again though nothing happens; zero: never
 	declared     declared              // rules of the spec, as they were compiled
 	written      *v1alpha1.Application // as it was after the last write of its status

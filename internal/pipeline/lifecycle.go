@@ -15,20 +15,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// settled is what an Application has arrived at: this commit, as this generation of its spec wants it.
-type settled struct {
-	commit     string
-	generation int64
+// settled says that a commit is applied as the spec wants it: there is nothing to begin.
+func settled(app *v1alpha1.Application, commit string) bool {
+	st := app.Status
+	return st.Phase == v1alpha1.Applied && st.ObservedGeneration == app.Generation && st.AppliedRevision != nil && st.AppliedRevision.Commit == commit
 }
 
 // dependencies says whether the Applications that this one depends on are applied and healthy, and those that follow the same ref at
 // the same commit. Where everything is applied already there is nothing to wait for, however they fare.
-func (e *Engine) dependencies(app *v1alpha1.Application, w *work, commit string) (outcome, bool) {
-	if w.settled == (settled{commit, app.Generation}) {
+func (e *Engine) dependencies(app *v1alpha1.Application, commit string) (outcome, bool) {
+	if settled(app, commit) {
 		return outcome{}, true
 	}
 	for _, d := range app.Spec.DependsOn {
-		waits := ""
+		class, waits := done, ""
 		switch on := e.apps.get(types.NamespacedName{Namespace: app.Namespace, Name: d.Name}); {
 		case on == nil:
 			waits = fmt.Sprintf("Application %s, on which this one depends, does not exist", d.Name)
@@ -37,10 +37,10 @@ func (e *Engine) dependencies(app *v1alpha1.Application, w *work, commit string)
 		case on.Status.Health != v1alpha1.Healthy:
 			waits = fmt.Sprintf("waits for Application %s, which is not healthy: %s", d.Name, on.Status.HealthMessage)
 		case sameRef(on, app) && !e.wishes.arrivedAt(keyOf(on), commit):
-			waits = fmt.Sprintf("waits until Application %s has applied commit %s", d.Name, short(commit))
+			class, waits = soon, fmt.Sprintf("waits until Application %s has applied commit %s", d.Name, short(commit))
 		}
 		if waits != "" {
-			return outcome{done, v1alpha1.Waiting, reasonDependency, waits}, false
+			return outcome{class, v1alpha1.Waiting, reasonDependency, waits}, false
 		}
 	}
 	return outcome{}, true

@@ -70,7 +70,7 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 	if !ok { // it has not answered yet
 		return out
 	}
-	if out, ok := e.dependencies(app, w, snapshot.Commit); !ok {
+	if out, ok := e.dependencies(app, snapshot.Commit); !ok {
 		return e.keep(ctx, app, w, out)
 	}
 	if err := e.verifySignature(ctx, app, snapshot); err != nil {

@@ -68,7 +68,7 @@ func (e *Engine) sync(ctx context.Context, app *v1alpha1.Application, w *work, c
 	case st.AppliedRevision == nil || st.AppliedRevision.Digest != c.digest:
 		return t.begin(ctx, c, nil)
 	}
-	st.Rejected, w.settled = nil, settled{commit, app.Generation}
+	st.Rejected = nil
 	return t.tend(ctx, c)
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // What cannot be deleted holds no newer commit up: that may be the one that mends it. It stays in the inventory, and goes when it can.
@@ -188,5 +190,46 @@ func TestDeletedWhileTakingOver(t *testing.T) {
 	})
 	if out := i.must(t, "audit", "export", "--app", a.namespace+"/"+a.name); strings.Count(out, `"Cascade"`) != 1 {
 		t.Errorf("the ledger says\n%s", out)
+	}
+}
+
+// Where the API's store comes from a backup and the ledger does not, the status decides: a sync that was open then is brought to its end once
+// more, and nothing counts as applied because the ledger says so.
+func TestStoreOlderThanTheLedger(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")})
+	a.await(t)
+	awaited := strings.Replace(configMap("a", "k", "two"), "metadata: {", `metadata: {annotations: {gitopsd.io/health: "has(data.ok)"}, `, 1)
+	commit := a.repo.commit(t, "two", map[string]string{"a.yaml": awaited, "b.yaml": ""})
+	backup := a.awaitCommit(t, commit, v1alpha1.Verifying).Status
+	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "a", "--type=merge", "-p", `{"data":{"ok":"yes"}}`)
+	a.await(t)
+	i.must(t, "suspend", a.namespace+"/"+a.name)
+	a.awaitCommit(t, commit, v1alpha1.Suspended)
+	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "a", "--type=merge", "-p", `{"data":{"k":"one"}}`)
+	obj := a.get(t)
+	obj.Status = backup
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.dyn.Resource(appResource).Namespace(a.namespace).UpdateStatus(ctx(t), &unstructured.Unstructured{Object: content}, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "the open sync comes to its end", func() error {
+		if st := a.get(t).Status; st.Intent != nil || st.AppliedRevision == nil || st.AppliedRevision.Commit != commit {
+			return errPhase(st)
+		}
+		return nil
+	})
+	checkMaps(t, i, a.namespace, map[string]string{"a": "two"})
+	ends := 0
+	for line := range strings.Lines(i.must(t, "audit", "export", "--app", a.namespace+"/"+a.name)) {
+		if strings.Contains(line, `"kind":"Sync"`) && strings.Contains(line, `"to":"`+commit) {
+			ends++
+		}
+	}
+	if ends != 2 {
+		t.Errorf("the ledger tells %d ends of that commit's sync, of two", ends)
 	}
 }
