@@ -16,6 +16,15 @@ func withTimeout(d time.Duration) func(*v1alpha1.Application) {
 	return func(a *v1alpha1.Application) { a.Spec.Sync.Timeout = &metav1.Duration{Duration: d} }
 }
 
+// podTimeout is withTimeout for revisions with pods: where those are real ones, a good revision has time to start them on a machine that is busy
+// with other tests.
+func podTimeout(d time.Duration) func(*v1alpha1.Application) {
+	if !onPlain {
+		d = max(d, 20*time.Second)
+	}
+	return withTimeout(d)
+}
+
 // brokenImage is a Deployment that never becomes healthy.
 func brokenImage(replicas string) string {
 	return `apiVersion: apps/v1
@@ -63,7 +72,7 @@ func checkMaps(t testing.TB, i *instance, namespace string, want map[string]stri
 // told as RolledBack, never as success, and is not tried again until a person asks or a newer one comes.
 func TestRollback(t *testing.T) {
 	i := anyCluster(t)
-	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")}, withTimeout(4*time.Second))
+	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one"), "b.yaml": configMap("b", "k", "one")}, podTimeout(4*time.Second))
 	good := a.await(t).Status.AppliedRevision.Commit
 	uid := configMapUID(t, i, a.namespace, "b")
 	bad := a.repo.commit(t, "bad", map[string]string{"web.yaml": brokenImage(""), "a.yaml": configMap("a", "k", "two"), "b.yaml": "", "c.yaml": configMap("c", "k", "two")})
@@ -172,7 +181,7 @@ func TestRefusedInTheMiddle(t *testing.T) {
 // of replicas that somebody had set.
 func TestForcedFieldsComeBack(t *testing.T) {
 	i := shared(t)
-	a := i.deploy(t, map[string]string{"web.yaml": goodImage("")}, withTimeout(4*time.Second))
+	a := i.deploy(t, map[string]string{"web.yaml": goodImage("")}, podTimeout(4*time.Second))
 	a.await(t)
 	i.mustKubectl(t, "-n", a.namespace, "scale", "deployment/web", "--replicas=2")
 	i.mustKubectl(t, "-n", a.namespace, "create", "configmap", "theirs", "--from-literal=k=theirs", "--from-literal=other=kept")

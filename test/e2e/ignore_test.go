@@ -23,7 +23,7 @@ spec:
   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
   metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}]
 `
-	a := i.deploy(t, map[string]string{"web.yaml": goodImage("  replicas: 1\n")}, withTimeout(8*time.Second))
+	a := i.deploy(t, map[string]string{"web.yaml": goodImage("  replicas: 1\n")}, podTimeout(8*time.Second))
 	a.await(t)
 	replicas := func(want int32) {
 		t.Helper()

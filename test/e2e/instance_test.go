@@ -263,7 +263,7 @@ func nodeAddress(t testing.TB) string {
 }
 
 // patience is how long anything may take at least: a machine that is busy with other tests is no failure, and what comes is not waited for.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // eventually polls until f returns nil; the last error is what the test fails with.
 func eventually(t testing.TB, within time.Duration, what string, f func() error) {

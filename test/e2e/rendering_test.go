@@ -288,7 +288,7 @@ func TestHelmSeesReleases(t *testing.T) {
 	a := i.follow(t, r, func(app *v1alpha1.Application) {
 		app.Spec.Render = &v1alpha1.Render{Helm: &v1alpha1.Helm{ReleaseName: "web", Values: jsonValues(`{"k": "one"}`)}}
 		app.Spec.Sync.OnDelete = v1alpha1.Cascade
-	}, withTimeout(8*time.Second))
+	}, podTimeout(8*time.Second))
 	a.await(t)
 	if got := a.helm(t, "list"); !strings.Contains(got, "hooked-1.0.0") || !strings.Contains(got, "deployed") || !strings.Contains(got, "web") {
 		t.Errorf("helm list:\n%s", got)

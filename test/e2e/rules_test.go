@@ -109,7 +109,7 @@ func TestStuckStatefulSet(t *testing.T) {
 		return "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec:\n  serviceName: db\n  replicas: 1\n  selector: {matchLabels: {app: db}}\n" +
 			"  template:\n    metadata: {labels: {app: db}}\n    spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: " + image + "}]}\n"
 	}
-	a := i.deploy(t, map[string]string{"db.yaml": set(helloImage("v1"))}, withTimeout(8*time.Second))
+	a := i.deploy(t, map[string]string{"db.yaml": set(helloImage("v1"))}, podTimeout(8*time.Second))
 	a.await(t)
 	bad := a.repo.commit(t, "bad", map[string]string{"db.yaml": set("127.0.0.1:1/absent:v1")})
 	a.awaitCommit(t, bad, v1alpha1.RolledBack)
@@ -125,7 +125,7 @@ func TestStuckStatefulSet(t *testing.T) {
 func TestReadersOfRestoredConfigurationRestart(t *testing.T) {
 	i := shared(t)
 	reader := strings.Replace(strings.ReplaceAll(goodImage(""), "web", "reader"), `}]}`, `, envFrom: [{configMapRef: {name: a}}]}]}`, 1)
-	a := i.deploy(t, map[string]string{"reader.yaml": reader, "a.yaml": configMap("a", "k", "one")}, withTimeout(12*time.Second))
+	a := i.deploy(t, map[string]string{"reader.yaml": reader, "a.yaml": configMap("a", "k", "one")}, podTimeout(12*time.Second))
 	a.await(t)
 	before := i.pods(t, a.namespace)[0].Name
 	bad := a.repo.commit(t, "bad", map[string]string{"a.yaml": configMap("a", "k", "two"), "web.yaml": brokenImage("")})
@@ -148,7 +148,7 @@ func TestReadersOfRestoredConfigurationRestart(t *testing.T) {
 // Where the revision before was not healthy either, going back mends nothing: the new one is held.
 func TestUnhealthyBaseIsNotGoneBackTo(t *testing.T) {
 	i := shared(t)
-	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one")}, withTimeout(10*time.Second))
+	a := i.deploy(t, map[string]string{"web.yaml": goodImage(""), "a.yaml": configMap("a", "k", "one")}, podTimeout(10*time.Second))
 	a.await(t)
 	i.mustKubectl(t, "-n", a.namespace, "create", "quota", "q", "--hard=pods=0")
 	i.mustKubectl(t, "-n", a.namespace, "delete", "pod", i.pods(t, a.namespace)[0].Name)
@@ -170,7 +170,7 @@ func TestUnhealthyBaseIsNotGoneBackTo(t *testing.T) {
 func TestEndedJobs(t *testing.T) {
 	i := shared(t)
 	job := fmt.Sprintf("apiVersion: batch/v1\nkind: Job\nmetadata: {name: job}\nspec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, containers: [{name: c, image: %s, args: [args, done]}]}}}\n", toolbox())
-	a := i.deploy(t, map[string]string{"job.yaml": job, "a.yaml": configMap("a", "k", "one")}, withTimeout(10*time.Second))
+	a := i.deploy(t, map[string]string{"job.yaml": job, "a.yaml": configMap("a", "k", "one")}, podTimeout(10*time.Second))
 	a.await(t)
 	gone := func() error {
 		_, err := i.kube.BatchV1().Jobs(a.namespace).Get(ctx(t), "job", metav1.GetOptions{})
