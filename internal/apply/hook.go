@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gitopsd/gitopsd/internal/diff"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,7 +96,10 @@ func (t Target) ProveHooks(ctx context.Context, hooks, desired []Object) error {
 			err = t.dryRunHook(ctx, m, o)
 		}
 		if err != nil && (!apierrors.IsNotFound(err) || !made.namespaces[o.GetNamespace()]) {
-			errs = append(errs, fmt.Errorf("hook %w", refused(o, err)))
+			if ours := (*Refusal)(nil); !errors.As(err, &ours) {
+				err = refused(o, err)
+			}
+			errs = append(errs, fmt.Errorf("hook %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -108,6 +112,11 @@ func (t Target) dryRunHook(ctx context.Context, m *meta.RESTMapping, o Object) e
 	case err != nil:
 		return err
 	case live != nil:
+		if deletes(o, beforeCreation) {
+			if err := t.yields(o, live); err != nil {
+				return err
+			}
+		}
 		return t.dryRunAnew(ctx, m, o)
 	}
 	_, err = t.dryRun(ctx, m, o, nil)
@@ -142,11 +151,54 @@ func (t Target) StartHook(ctx context.Context, o Object, before *unstructured.Un
 		return nil, nil
 	case !deletes(o, beforeCreation):
 		return nil, &Refusal{Ref: o.Ref(), Origin: o.Origin, Err: &apiMessage{"the hook is there from before, and its delete policy keeps it; add " + beforeCreation + ", or delete it", nil}}
-	case before.GetLabels()[t.Label] != t.Owner && !isHook(Object{Unstructured: before}):
-		return nil, &Refusal{Ref: o.Ref(), Origin: o.Origin, Err: &apiMessage{"an object of the hook's name is there that is no hook of this Application; rename one of the two", nil}}
+	}
+	if err := t.yields(o, before); err != nil {
+		return nil, err
 	}
 	_, err = t.deleteBy(ctx, m, before, metav1.DeletePropagationForeground, func(now *unstructured.Unstructured) bool { return now.GetUID() == before.GetUID() })
 	return nil, err
+}
+
+// yields says why an object that has a hook's name may not be deleted for it: somebody else counts on it, or much would go with it. What Helm left of an earlier
+// run of the hook has no mark by which it could be told; that goes, as with Helm.
+func (t Target) yields(o Object, live *unstructured.Unstructured) error {
+	owner := live.GetLabels()[t.Label]
+	other := ""
+	if owner != "" && owner != t.Owner {
+		other = t.OwnerName(owner)
+	}
+	why := ""
+	switch {
+	case o.Ref().GroupKind() == crdKind: // Helm deletes none either
+		why = "the CustomResourceDefinition is there, and a hook does not delete one: every object of its kind would go with it; make it no hook (a chart has the folder crds/), or delete it yourself"
+	case owner == t.Owner:
+	case other != "":
+		why = fmt.Sprintf("an object of the hook's name is there that Application %s made; rename one of the two", other)
+	case !isHook(Object{Unstructured: live}):
+		why = "an object of the hook's name is there that is no hook of this Application; rename one of the two"
+	case t.adopts(o, live) != nil:
+		why = fmt.Sprintf("an object of the hook's name is there, made by %s; it would be deleted, and this Application takes nothing over (spec.sync.adopt, %s); delete it yourself, or rename one of the two",
+			MadeByWhom(live), AdoptAnnotation)
+	}
+	if why == "" {
+		return nil
+	}
+	return &Refusal{Ref: o.Ref(), Origin: o.Origin, Err: &apiMessage{why, nil}}
+}
+
+// Replaced names the objects that hooks would delete to take their place.
+func (t Target) Replaced(ctx context.Context, hooks []Object) ([]diff.Ref, error) {
+	var out []diff.Ref
+	for _, o := range hooks {
+		live, err := t.Hook(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("read hook %s: %w", o.Ref(), err)
+		}
+		if live != nil && deletes(o, beforeCreation) && t.yields(o, live) == nil {
+			out = append(out, o.Ref())
+		}
+	}
+	return out, nil
 }
 
 // HookEnded says how a live hook ended: "Complete", "Failed" with the reason, or "" while it runs. What is neither a Job nor a Pod has ended as soon as
@@ -192,8 +244,11 @@ func (t Target) TidyHook(ctx context.Context, o Object, succeeded bool) error {
 	return t.DropHook(ctx, o)
 }
 
-// DropHook deletes a hook that this Application made.
+// DropHook deletes a hook that this Application made, unless every object of a kind would go with it.
 func (t Target) DropHook(ctx context.Context, o Object) error {
+	if o.Ref().GroupKind() == crdKind {
+		return nil
+	}
 	live, err := t.Hook(ctx, o)
 	if err != nil || live == nil || MakerOf(live).Application != t.Maker.Application {
 		return err

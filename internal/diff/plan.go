@@ -68,6 +68,7 @@ type Plan struct {
 	Revision    string   // a commit, or what people call what was rendered
 	Notes       []string // what else to know before going on
 	Changes     []Change
+	Remade      []Ref // what hooks delete, to be made anew
 }
 
 // Empty says that nothing would be written.
@@ -105,7 +106,7 @@ func (p Plan) Summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, and Jobs, which run.
+// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, also by hooks, and Jobs, which run.
 func (p Plan) Irreversible() []string {
 	var out []string
 	for _, c := range p.Changes {
@@ -118,6 +119,9 @@ func (p Plan) Irreversible() []string {
 		case c.Action == Create && isJob:
 			out = append(out, c.Ref.String()+" runs")
 		}
+	}
+	for _, r := range p.Remade {
+		out = append(out, r.String()+" is deleted, and made anew by a hook")
 	}
 	return out
 }
