@@ -202,6 +202,7 @@ type work struct {
 	rendered     rendered
 	charts       fetchedCharts
 	placed       placed
+	first        int64                 // the number that the first revision has
 	last         candidate             // the applied revision
 	wake         time.Time             // when to look again though nothing happens; zero: never
 	declared     declared              // rules of the spec, as they were compiled

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
+	"github.com/gitopsd/gitopsd/internal/diff"
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/redact"
@@ -19,12 +20,12 @@ import (
 // Hooks run at the points of a sync that Helm knows, one after another. What a hook does cannot be undone, so each runs once for an intent:
 // that it is about to be made is written before it is, and a newer revision waits until it has ended. docs/design/hooks.md.
 
-// event is what a sync would be to the Application, in Helm's words.
-func (t *turn) event() string {
+// event is what a sync would be to the Application, in Helm's words. The first one of a release that Helm has deployed is an upgrade of it.
+func (t *turn) event(c candidate) string {
 	if _, ok := pinned(t.app); ok {
 		return "rollback"
 	}
-	if t.app.Status.AppliedRevision == nil {
+	if t.app.Status.AppliedRevision == nil && t.numberOf(c) == 1 {
 		return "install"
 	}
 	return "upgrade"
@@ -32,16 +33,22 @@ func (t *turn) event() string {
 
 // hooksToRun are the hooks that a sync to this revision would run, in their order.
 func (t *turn) hooksToRun(c candidate) []apply.Object {
-	event := t.event()
+	event := t.event(c)
 	return slices.Concat(apply.HooksAt(c.hooks, "pre-"+event), apply.HooksAt(c.hooks, "post-"+event))
 }
 
-// hookNotes says in a plan what hooks would run: none, where the revision is the applied one.
-func hookNotes(app *v1alpha1.Application, c candidate) []string {
-	if r := app.Status.AppliedRevision; r != nil && r.Digest == c.digest {
+// there says that a revision is the applied one, of which no hook runs again.
+func (t *turn) there(c candidate) bool {
+	r := t.app.Status.AppliedRevision
+	return r != nil && r.Digest == c.digest
+}
+
+// hookNotes says in a plan what hooks would run.
+func (t *turn) hookNotes(c candidate) []string {
+	if t.there(c) {
 		return nil
 	}
-	event := (&turn{app: app}).event()
+	event := t.event(c)
 	var out []string
 	for _, point := range []string{"pre-" + event, "post-" + event} {
 		for _, h := range apply.HooksAt(c.hooks, point) {
@@ -49,6 +56,14 @@ func hookNotes(app *v1alpha1.Application, c candidate) []string {
 		}
 	}
 	return out
+}
+
+// remade are the objects that these hooks would delete to take their place.
+func (t *turn) remade(ctx context.Context, target apply.Target, c candidate) ([]diff.Ref, error) {
+	if t.there(c) {
+		return nil, nil
+	}
+	return target.Replaced(ctx, t.hooksToRun(c))
 }
 
 func hookName(point string, o apply.Object) string { return point + " " + o.Ref().String() }
@@ -149,14 +164,14 @@ func (h *hookFailure) Error() string { return fmt.Sprintf("hook %s failed: %s", 
 func (t *turn) runHooks(ctx context.Context, at progress, when string, hooks []apply.Object) (waits string, err error) {
 	point := when + "-" + at().Event
 	list := apply.HooksAt(hooks, point)
-	for _, h := range list {
+	for n, h := range list {
 		name := hookName(point, h)
 		if slices.Contains(at().Ran, name) {
 			continue
 		}
 		if waits, err := t.runHook(ctx, at, name, h); err != nil || waits != "" {
 			if failure := (*hookFailure)(nil); errors.As(err, &failure) {
-				err = errors.Join(err, t.target.TidyHook(ctx, h, false))
+				err = errors.Join(err, t.target.TidyHook(ctx, h, false), t.tidyHooks(ctx, list[:n]))
 			}
 			return waits, err
 		}
@@ -169,13 +184,21 @@ func (t *turn) runHooks(ctx context.Context, at progress, when string, hooks []a
 			return "", fmt.Errorf("write how far the hooks are: %w", err)
 		}
 	}
-	for _, h := range list {
-		if err := t.target.TidyHook(ctx, h, true); err != nil {
-			return "", err
-		}
+	if err := t.tidyHooks(ctx, list); err != nil {
+		return "", err
 	}
 	at().Ran = append(at().Ran, point)
 	return "", nil
+}
+
+// tidyHooks tidies up behind hooks that ended well.
+func (t *turn) tidyHooks(ctx context.Context, ran []apply.Object) error {
+	for _, h := range ran {
+		if err := t.target.TidyHook(ctx, h, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runHook takes one hook towards its end. It has ended well when there is neither an error nor anything to wait for.

@@ -49,7 +49,7 @@ func (t *turn) begin(ctx context.Context, c candidate, from *v1alpha1.Intent) ou
 		Revision: v1alpha1.Revision{Commit: c.commit, Digest: c.digest, Number: t.numberOf(c)}}
 	in.BaseUnhealthy, in.ServiceAccountName = ill(t.app), t.app.Spec.Destination.ServiceAccountName
 	if len(hooks) > 0 {
-		in.Hooks = &v1alpha1.HookRun{Event: t.event()}
+		in.Hooks = &v1alpha1.HookRun{Event: t.event(c)}
 	}
 	images := proof.Images(c.objects)
 	var before []apply.Image

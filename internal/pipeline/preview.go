@@ -80,12 +80,19 @@ func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision 
 	if err != nil {
 		return diff.Plan{}, err
 	}
-	hooks := (&turn{app: app}).hooksToRun(c)
+	t := &turn{app: app, w: &work{}}
+	if t.w.first, err = p.engine.nextRevision(ctx, app); err != nil {
+		return diff.Plan{}, err
+	}
+	hooks := t.hooksToRun(c)
 	if err := target.ProveHooks(ctx, hooks, c.objects); err != nil {
 		return diff.Plan{}, err
 	}
 	plan := proof.Plan
-	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, slices.Concat(notesOf(app, proof, c), target.Left(c.objects, proof), target.Adopted(c.objects, proof), wavesOf(c.objects), hookNotes(app, c))
+	if plan.Remade, err = t.remade(ctx, target, c); err != nil {
+		return diff.Plan{}, err
+	}
+	plan.Application, plan.Revision, plan.Notes = keyOf(app).String(), revision, slices.Concat(notesOf(app, proof, c), target.Left(c.objects, proof), target.Adopted(c.objects, proof), wavesOf(c.objects), t.hookNotes(c))
 	made := map[diff.Ref]*unstructured.Unstructured{}
 	for _, o := range c.objects {
 		made[o.Ref()] = unlabelled(o.Unstructured)

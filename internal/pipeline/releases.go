@@ -157,6 +157,18 @@ func (to releasing) list(ctx context.Context) ([]corev1.Secret, error) {
 	return found.Items, nil
 }
 
+// deployed is the version of the release's last revision, where one of its revisions is deployed; 0 where none is, or where we may not see it.
+func (to releasing) deployed(ctx context.Context) (int, error) {
+	there, err := to.list(ctx)
+	if apierrors.IsForbidden(err) {
+		return 0, nil
+	}
+	if err != nil || !slices.ContainsFunc(there, func(s corev1.Secret) bool { return s.Labels["status"] == string(release.Deployed) }) {
+		return 0, err
+	}
+	return versionOf(there[len(there)-1]), nil
+}
+
 func versionOf(s corev1.Secret) int {
 	n, _ := strconv.Atoi(s.Labels["version"]) // 0 for what is no release
 	return n

@@ -31,6 +31,7 @@ func (e *Engine) render(ctx context.Context, app *v1alpha1.Application, w *work,
 		w.rendered = rendered{}
 		return nil, err
 	}
+	w.first = req.Helm.Revision
 	options, err := fingerprint(req)
 	if err != nil {
 		return nil, err

@@ -25,6 +25,10 @@ func (e *Engine) request(ctx context.Context, app *v1alpha1.Application, s sourc
 	if err != nil {
 		return req, err
 	}
+	if req.Helm.Revision, err = e.nextRevision(ctx, app); err != nil {
+		return req, err
+	}
+	req.Helm.Upgrade = req.Helm.Revision > 1
 	refs := e.referring(app)
 	if req.Helm.Layers, err = refs.layers(ctx); err != nil {
 		return req, err
@@ -47,8 +51,7 @@ func requestFor(app *v1alpha1.Application, s source.Snapshot) (render.Request, e
 	req.Options.Namespace = namespaceFor(app)(schema.GroupKind{})
 	o := &req.Options.Helm
 	o.ReleaseName, o.Lookup = app.Name, render.LookupCluster
-	o.Revision = nextRevision(app)
-	o.Upgrade, req.Earlier = o.Revision > 1, standing(app)
+	req.Earlier = standing(app)
 	if app.Spec.Render == nil || app.Spec.Render.Helm == nil {
 		return req, nil
 	}
@@ -66,13 +69,22 @@ func requestFor(app *v1alpha1.Application, s source.Snapshot) (render.Request, e
 	return req, nil
 }
 
-// nextRevision is the number of a revision that is rendered now. The first is an install, and so is one that comes after a first
-// that was undone: nothing is there that it could upgrade.
-func nextRevision(app *v1alpha1.Application) int64 {
-	if app.Status.AppliedRevision == nil {
-		return 1
+// nextRevision is the number of a revision that is rendered now. The first is an install, and so is one that comes after a first that was undone: nothing is
+// there that it could upgrade. Where a release of this name is deployed, Helm's or that of an Application before this one, the first is the next of that.
+func (e *Engine) nextRevision(ctx context.Context, app *v1alpha1.Application) (int64, error) {
+	st := &app.Status
+	switch {
+	case st.AppliedRevision != nil:
+		return max(st.Revisions, 1) + 1, nil
+	case st.Intent != nil || st.Revisions > 1: // the first is under way, or it was an upgrade and was undone
+		return max(st.Revisions, 1), nil
 	}
-	return max(app.Status.Revisions, 1) + 1
+	to, err := e.releasing(app)
+	if err != nil {
+		return 0, err
+	}
+	deployed, err := to.deployed(ctx)
+	return int64(deployed) + 1, err
 }
 
 // standing are the numbers of the revisions that stand: the open one, the one that failed last and the applied one. While what
@@ -96,7 +108,12 @@ func standing(app *v1alpha1.Application) []int64 {
 }
 
 // numberOf is the number of a revision: the one it was rendered as, or else the next.
-func (t *turn) numberOf(c candidate) int64 { return cmp.Or(c.revision, nextRevision(t.app)) }
+func (t *turn) numberOf(c candidate) int64 {
+	if st := &t.app.Status; st.AppliedRevision != nil {
+		return cmp.Or(c.revision, max(st.Revisions, 1)+1)
+	}
+	return cmp.Or(c.revision, t.w.first, 1)
+}
 
 // counted notes that there is a revision of this number.
 func counted(st *v1alpha1.ApplicationStatus, r v1alpha1.Revision) {
