@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"golang.org/x/sync/errgroup"
@@ -308,9 +310,19 @@ func (t Target) heldAs(h Held) func(*unstructured.Unstructured) bool {
 	}
 }
 
-// Stray says that a live object was made for this Application, by its UID, and may be deleted if nobody asks for it: definitions of kinds
-// and namespaces may not, and neither may what is never to be pruned, nor hooks, of which their own policies say what becomes.
-func Stray(live *unstructured.Unstructured, application string) bool {
+// Stray says that a late request made a live object for this Application, by its mark, so that it may be deleted if nobody asks for it. What
+// was written again since is no such thing: it left a revision, or an undo gave it back. Definitions of kinds and namespaces may not be
+// deleted, and neither may what is never to be pruned, nor hooks, of which their own policies say what becomes.
+func (t Target) Stray(live *unstructured.Unstructured) bool {
 	gk := live.GroupVersionKind().GroupKind()
-	return MakerOf(live).Application == application && live.GetDeletionTimestamp() == nil && gk != crdKind && gk != namespaceKind && !stays(live) && !isHook(Object{Unstructured: live})
+	return MakerOf(live).Application == t.Maker.Application && live.GetDeletionTimestamp() == nil && !t.wroteAgain(live) &&
+		gk != crdKind && gk != namespaceKind && !stays(live) && !isHook(Object{Unstructured: live})
+}
+
+// wroteAgain says that an object was written after it was made; the API keeps both times to the second.
+func (t Target) wroteAgain(live *unstructured.Unstructured) bool {
+	made := live.GetCreationTimestamp().Add(time.Second)
+	return slices.ContainsFunc(live.GetManagedFields(), func(m metav1.ManagedFieldsEntry) bool {
+		return m.Manager == t.Manager && m.Operation == metav1.ManagedFieldsOperationApply && m.Time != nil && m.Time.After(made)
+	})
 }

@@ -131,7 +131,7 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 		}
 		now, err = x.t.rewrite(ctx, m, o, now)
 	case same:
-		now, err = x.release(ctx, m, now)
+		now, err = x.release(ctx, m, now, i)
 	}
 	if err == nil && inBase {
 		err = x.unstick(ctx, now)
@@ -169,11 +169,12 @@ func identify(u, as *unstructured.Unstructured) {
 	u.SetNamespace(as.GetNamespace())
 }
 
-// release ends our ownership of an object's fields: those that nobody else owns go.
-func (x *undo) release(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	nothing := &unstructured.Unstructured{Object: map[string]any{}}
-	identify(nothing, live)
-	return x.t.as(x.t.Manager).patch(ctx, m, Object{Unstructured: nothing}, live, whatever)
+// release ends our ownership of the fields of an object that the base does not have: those that nobody else owns go. What an earlier
+// Application, or an earlier life of this one, had applied under our name is applied again as it was: to let go of it would empty the object.
+func (x *undo) release(ctx context.Context, m *meta.RESTMapping, live *unstructured.Unstructured, i Image) (*unstructured.Unstructured, error) {
+	before := diff.Applied(&unstructured.Unstructured{Object: i.Object}, x.t.Manager)
+	identify(before, live)
+	return x.t.as(x.t.Manager).patch(ctx, m, Object{Unstructured: before}, live, whatever)
 }
 
 // remove deletes an object that was absent and is not in the base, if it is the one that was made; also where somebody's object had been

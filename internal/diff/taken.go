@@ -1,6 +1,8 @@
 package diff
 
 import (
+	"encoding/base64"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -59,6 +61,87 @@ func owners(u *unstructured.Unstructured, ours string) (own *fieldpath.Set, othe
 		}
 	}
 	return own, others
+}
+
+// Applied is what of an object a manager had applied, with its values and in its order; empty when it had applied nothing.
+func Applied(u *unstructured.Unstructured, manager string) *unstructured.Unstructured {
+	set := fieldpath.NewSet()
+	for _, m := range u.GetManagedFields() {
+		if m.Manager != manager || m.Operation != metav1.ManagedFieldsOperationApply || m.Subresource != "" {
+			continue
+		}
+		fields := fieldSet(m)
+		if fields == nil || m.APIVersion != u.GetAPIVersion() { // of other names than the object has here: rather too much than too little
+			return &unstructured.Unstructured{Object: Declared(u)}
+		}
+		set = set.Union(fields)
+	}
+	out, _ := only(withStringData(u), set).(map[string]any)
+	return &unstructured.Unstructured{Object: out}
+}
+
+// withStringData is an object in which a Secret has its texts where they may have been applied: the API moves them to data, and the
+// managers with them to nowhere.
+func withStringData(u *unstructured.Unstructured) map[string]any {
+	data, _, _ := unstructured.NestedStringMap(u.Object, "data")
+	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" || len(data) == 0 {
+		return u.Object
+	}
+	texts := map[string]any{}
+	for key, encoded := range data {
+		if text, err := base64.StdEncoding.DecodeString(encoded); err == nil {
+			texts[key] = string(text)
+		}
+	}
+	out := maps.Clone(u.Object)
+	out["stringData"] = texts
+	return out
+}
+
+// only is what of a value a set of fields names.
+func only(v any, set *fieldpath.Set) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for name, field := range v {
+			e := fieldpath.PathElement{FieldName: &name}
+			if below, ok := set.Children.Get(e); ok {
+				out[name] = only(field, below)
+			} else if set.Members.Has(e) {
+				out[name] = field
+			}
+		}
+		return out
+	case []any:
+		out := []any{}
+		for _, item := range v {
+			if part, named := onlyOf(item, set); named {
+				out = append(out, part)
+			}
+		}
+		return out
+	}
+	return v
+}
+
+// onlyOf is what of a list's item a set of fields names, with the keys that identify it.
+func onlyOf(item any, set *fieldpath.Set) (part any, named bool) {
+	set.Members.Iterate(func(e fieldpath.PathElement) {
+		if matches(item, e) {
+			part, named = item, true
+		}
+	})
+	set.Children.Iterate(func(e fieldpath.PathElement) {
+		below, ok := set.Children.Get(e)
+		if !ok || !matches(item, e) {
+			return
+		}
+		part, named = only(item, below), true
+		if m, keyed := part.(map[string]any); keyed && e.Key != nil {
+			maps.Copy(m, identity(e).(map[string]any))
+		}
+	})
+	return part, named
 }
 
 // Holds says whether an object has these values.

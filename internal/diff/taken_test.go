@@ -65,3 +65,47 @@ spec: {replicas: 1, minReadySeconds: 3, progressDeadlineSeconds: 9, paused: true
 		t.Errorf("taken from %v", got)
 	}
 }
+
+// What a manager had applied is told with its values and in the order of the object, without what others had set.
+func TestApplied(t *testing.T) {
+	u := parse(t, `
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  labels: {app: web, theirs: x}
+  finalizers: [b, a]
+  managedFields:
+  - {manager: gitopsd, operation: Apply, apiVersion: apps/v1, fieldsV1: {"f:metadata": {"f:labels": {"f:app": {}}, "f:finalizers": {'v:"a"': {}}}, "f:spec": {"f:selector": {}, "f:template": {"f:spec": {"f:containers": {
+      'k:{"name":"a"}': {".": {}, "f:name": {}, "f:image": {}}, 'k:{"name":"z"}': {".": {}, "f:name": {}, "f:env": {'k:{"name":"B"}': {".": {}, "f:name": {}, "f:value": {}}, 'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}}}}, "f:volumes": {'k:{"name":"v"}': {".": {}, "f:name": {}, "f:emptyDir": {}}}}}}}}
+  - {manager: gitopsd, operation: Update, apiVersion: apps/v1, fieldsV1: {"f:spec": {"f:paused": {}}}}
+  - {manager: hand, operation: Update, apiVersion: apps/v1, fieldsV1: {"f:metadata": {"f:labels": {"f:theirs": {}}}, "f:spec": {"f:replicas": {}}}}
+spec:
+  replicas: 3
+  paused: true
+  selector: {matchLabels: {app: web}}
+  template: {spec: {volumes: [{name: v, emptyDir: {}}, {name: w, emptyDir: {}}], containers: [{name: z, image: theirs, env: [{name: B, value: b}, {name: A, value: a}]}, {name: b, image: b}, {name: a, image: a, tty: true}]}}
+`)
+	want := `{"metadata":{"finalizers":["a"],"labels":{"app":"web"}},"spec":{"selector":{"matchLabels":{"app":"web"}},"template":{"spec":{` +
+		`"containers":[{"env":[{"name":"B","value":"b"},{"name":"A","value":"a"}],"name":"z"},{"image":"a","name":"a"}],"volumes":[{"emptyDir":{},"name":"v"}]}}}}`
+	got, err := json.Marshal(Applied(u, "gitopsd").Object)
+	if err != nil || string(got) != want {
+		t.Errorf("%s, %v; want\n%s", got, err, want)
+	}
+	if got := Applied(u, "nobody").Object; len(got) != 0 {
+		t.Errorf("of one that applied nothing: %v", got)
+	}
+}
+
+func TestAppliedStringData(t *testing.T) {
+	u := parse(t, `
+apiVersion: v1
+kind: Secret
+metadata: {name: s, managedFields: [{manager: gitopsd, operation: Apply, apiVersion: v1, fieldsV1: {"f:data": {"f:d": {}}, "f:stringData": {"f:k": {}}}}]}
+data: {d: b25l, k: dHdv, theirs: eA==}
+`)
+	got, err := json.Marshal(Applied(u, "gitopsd").Object)
+	if want := `{"data":{"d":"b25l"},"stringData":{"k":"two"}}`; err != nil || string(got) != want {
+		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+}

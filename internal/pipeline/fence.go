@@ -194,7 +194,7 @@ func (t *turn) putRight(ctx context.Context, objects []apply.Object) error {
 	}
 	var errs []error
 	for _, u := range t.live.owned(ownerOf(t.app)) {
-		if known[diff.RefOf(u)] || !apply.Stray(u, string(t.app.UID)) || len(t.wishes.others(keyOf(t.app), diff.RefOf(u))) > 0 {
+		if known[diff.RefOf(u)] || !t.target.Stray(u) || len(t.wishes.others(keyOf(t.app), diff.RefOf(u))) > 0 {
 			continue
 		}
 		if err := t.checkTurn(ctx); err != nil {
