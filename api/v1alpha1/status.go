@@ -218,7 +218,7 @@ type Rejected struct {
 	// Reason and Message say why.
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
-	// Residue are objects that it made and that were left: definitions of kinds, and namespaces.
+	// Residue are objects that it made and that were left: claims of volumes, definitions of kinds, and namespaces.
 	// +listType=atomic
 	// +optional
 	Residue []ObjectReference `json:"residue,omitempty"`

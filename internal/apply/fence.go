@@ -311,12 +311,11 @@ func (t Target) heldAs(h Held) func(*unstructured.Unstructured) bool {
 }
 
 // Stray says that a late request made a live object for this Application, by its mark, so that it may be deleted if nobody asks for it. What
-// was written again since is no such thing: it left a revision, or an undo gave it back. Definitions of kinds and namespaces may not be
+// was written again since is no such thing: it left a revision, or an undo gave it back. Definitions of kinds, namespaces and claims may not be
 // deleted, and neither may what is never to be pruned, nor hooks, of which their own policies say what becomes.
 func (t Target) Stray(live *unstructured.Unstructured) bool {
-	gk := live.GroupVersionKind().GroupKind()
 	return MakerOf(live).Application == t.Maker.Application && live.GetDeletionTimestamp() == nil && !t.wroteAgain(live) &&
-		gk != crdKind && gk != namespaceKind && !stays(live) && !isHook(Object{Unstructured: live})
+		!outlasts(live.GroupVersionKind().GroupKind()) && !stays(live) && !isHook(Object{Unstructured: live})
 }
 
 // wroteAgain says that an object was written after it was made; the API keeps both times to the second.

@@ -7,7 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A stray was made by a late request and never looked at again; what an undo has given back is none.
+// A stray was made by a late request and never looked at again; what an undo has given back is none, nor what holds data.
 func TestStray(t *testing.T) {
 	target := Target{Manager: "gitopsd", Maker: Maker{Application: "uid"}}
 	born := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -20,6 +20,7 @@ func TestStray(t *testing.T) {
 		"late, over a second's":    {"ConfigMap", "uid/i/1", born.Add(time.Second), true},
 		"written again since":      {"ConfigMap", "uid/i/1", born.Add(2 * time.Second), false},
 		"of another Application":   {"ConfigMap", "other/i/1", born, false},
+		"a claim may hold data":    {"PersistentVolumeClaim", "uid/i/1", born, false},
 		"a namespace may be used":  {"Namespace", "uid/i/1", born, false},
 		"somebody's without marks": {"ConfigMap", "", born, false},
 	} {

@@ -23,6 +23,11 @@ var (
 	statefulSetKind = schema.GroupKind{Group: "apps", Kind: "StatefulSet"}
 )
 
+// outlasts says of a kind that what is in its objects goes with them: only a person, or a commit that no longer names them, deletes these.
+func outlasts(gk schema.GroupKind) bool {
+	return gk == crdKind || gk == namespaceKind || gk == claimKind
+}
+
 // unchangeable answers for an object that the API refuses to change. If it would take it as a new object, the object is replaced
 // where that is allowed, and otherwise the refusal says how to allow it.
 func (t Target) unchangeable(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured, why error) answer {

@@ -23,8 +23,8 @@ type Undoing struct {
 }
 
 // Undo brings every touched object back: to the base where the base has it, away where it was absent, and to what it was
-// where it belonged to somebody else. Doing it again changes nothing. Left are definitions of kinds and namespaces that the
-// revision made: what others have put into them meanwhile is not ours to delete.
+// where it belonged to somebody else. Doing it again changes nothing. Left are definitions of kinds, namespaces and claims of
+// volumes that the revision made: what was put into them meanwhile would go with them.
 //
 // All errors are reported at once, each with its object.
 func (t Target) Undo(ctx context.Context, u Undoing) (left []Held, err error) {
@@ -197,7 +197,7 @@ func (x *undo) remove(ctx context.Context, i Image) error {
 	if !x.made(live) {
 		return nil
 	}
-	if gk := i.Held.Ref.GroupKind(); gk == crdKind || gk == namespaceKind {
+	if outlasts(i.Held.Ref.GroupKind()) {
 		x.left = append(x.left, Held{Ref: i.Held.Ref, Version: i.Held.Version, UID: string(live.GetUID())})
 		return nil
 	}

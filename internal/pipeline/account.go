@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
@@ -95,6 +96,17 @@ func touched(images []apply.Image, created, changed string) []ledger.ObjectChang
 			c.Action = created
 		}
 		out = append(out, c)
+	}
+	return out
+}
+
+// undone is what an undo did, with what it has left.
+func undone(images []apply.Image, left []apply.Held) []ledger.ObjectChange {
+	out := touched(images, "deleted", "restored")
+	for n, i := range images {
+		if slices.ContainsFunc(left, func(h apply.Held) bool { return h.Ref == i.Held.Ref }) {
+			out[n].Action = "left"
+		}
 	}
 	return out
 }

@@ -32,7 +32,7 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonUndo, fmt.Sprintf("%s: %s; undoing it: %s", in.Reason, in.Message, err)}
 	}
 	end := intent.Next(intent.Phase(in.Phase), intent.Undone, t.policy())
-	if err := t.sealed(in, end, st.AppliedRevision, append(touched(images, "deleted", "restored"), ranHooks(in)...)); err != nil {
+	if err := t.sealed(in, end, st.AppliedRevision, append(undone(images, left), ranHooks(in)...)); err != nil {
 		return outcome{retry, v1alpha1.Phase(in.Phase), reasonStore, err.Error()}
 	}
 	if objects, err := t.contentOf(in.Revision); err == nil {

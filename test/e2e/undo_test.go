@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,9 +11,69 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // What an undo leaves, and what it gives back.
+
+// A claim that a failed revision made may hold data by then: it stays, told as residue, for as long as nobody deletes it. A later
+// revision takes it over as it is.
+func TestUndoKeepsClaims(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(4*time.Second))
+	a.await(t)
+	i.volume(t, a.namespace, "data")
+	claim := "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {storageClassName: \"\", volumeName: " + a.namespace + ", accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}\n"
+	bad := a.repo.commit(t, "bad", map[string]string{"data.yaml": claim, "web.yaml": brokenImage(""), "b.yaml": configMap("b", "k", "two")})
+	st := a.awaitCommit(t, bad, v1alpha1.RolledBack).Status
+	if st.Rejected == nil || len(st.Rejected.Residue) != 1 || st.Rejected.Residue[0].Kind != "PersistentVolumeClaim" || st.Rejected.Residue[0].Name != "data" ||
+		!strings.Contains(st.Message, "PersistentVolumeClaim data was made by it and is left") {
+		t.Errorf("status: %s, rejected %+v", st.Message, st.Rejected)
+	}
+	uid := claimUID(t, i, a.namespace)
+	checkMaps(t, i, a.namespace, map[string]string{"a": "one"})
+
+	a.repo.commit(t, "without it", map[string]string{"data.yaml": "", "web.yaml": "", "b.yaml": "", "a.yaml": configMap("a", "k", "two")})
+	a.await(t)
+	i.must(t, "sync", a.namespace+"/"+a.name)
+	consistently(t, 2*time.Second, "what nobody declares stays", func() error {
+		c, err := i.kube.CoreV1().PersistentVolumeClaims(a.namespace).Get(ctx(t), "data", metav1.GetOptions{})
+		if err == nil && (c.UID != uid || c.DeletionTimestamp != nil) {
+			err = fmt.Errorf("it is another one, or goes")
+		}
+		return err
+	})
+	// A revision that declares it again and fails too leaves it as it was.
+	again := a.repo.commit(t, "fails again", map[string]string{"data.yaml": strings.Replace(claim, "name: data", "name: data, labels: {x: y}", 1), "web.yaml": brokenImage("")})
+	a.awaitCommit(t, again, v1alpha1.RolledBack)
+	if c, err := i.kube.CoreV1().PersistentVolumeClaims(a.namespace).Get(ctx(t), "data", metav1.GetOptions{}); err != nil || c.UID != uid || c.Labels["x"] != "" || c.DeletionTimestamp != nil {
+		t.Errorf("after the second undo: %v, %v", c, err)
+	}
+	a.repo.commit(t, "with it", map[string]string{"data.yaml": claim, "web.yaml": ""})
+	a.await(t)
+	if claimUID(t, i, a.namespace) != uid || !holds(a.get(t).Status, "data") {
+		t.Error("the claim is another one, or not in the inventory")
+	}
+}
+
+func claimUID(t testing.TB, i *instance, namespace string) types.UID {
+	t.Helper()
+	c, err := i.kube.CoreV1().PersistentVolumeClaims(namespace).Get(ctx(t), "data", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.UID
+}
+
+// volume makes a volume for a claim; it is called what the namespace is.
+func (i *instance) volume(t testing.TB, namespace, claim string) {
+	t.Helper()
+	i.apply(t, namespace, fmt.Sprintf("apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: %s}\nspec: {storageClassName: \"\", capacity: {storage: 1Mi}, accessModes: [ReadWriteOnce], "+
+		"hostPath: {path: %q}, claimRef: {namespace: %[1]s, name: %[3]s}}\n", namespace, t.TempDir(), claim))
+	t.Cleanup(func() {
+		_ = i.kube.CoreV1().PersistentVolumes().Delete(cleanupContext(), namespace, metav1.DeleteOptions{})
+	})
+}
 
 // appliedBefore is an Application's content of several kinds; others is what one that fails makes of them.
 func appliedBefore(value string) map[string]string {
