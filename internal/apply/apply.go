@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // Report is what was done.
@@ -75,6 +73,7 @@ type run struct {
 	r    Revision
 	p    *Proof
 	held map[diff.Ref]Held
+	gone patience // for predecessors to go
 }
 
 func (x *run) stages(ctx context.Context) error {
@@ -123,8 +122,8 @@ func (x *run) stage(ctx context.Context, objects []Object) error {
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for n, o := range objects {
-		if x.p.changes[o.Ref()].Action == diff.Unchanged {
-			applied[n].live = x.p.live[o.Ref()]
+		if live := x.p.live[o.Ref()]; x.p.changes[o.Ref()].Action == diff.Unchanged && !unserved(live) {
+			applied[n].live = live
 			continue
 		}
 		group.Go(func() error {
@@ -162,7 +161,10 @@ func (x *run) object(ctx context.Context, o Object) (*unstructured.Unstructured,
 	if err != nil {
 		return nil, err
 	}
-	live, err := x.write(ctx, m, o)
+	live := x.p.live[o.Ref()]
+	if x.p.changes[o.Ref()].Action != diff.Unchanged {
+		live, err = x.write(ctx, m, o)
+	}
 	if err == nil && o.GroupVersionKind().GroupKind() == crdKind {
 		live, err = x.established(ctx, m, o)
 	}
@@ -200,39 +202,61 @@ func (x *run) clear(ctx context.Context, o Object, change diff.Change) error {
 			return err
 		}
 	}
-	return x.t.awaitGone(ctx, o, live)
+	return x.t.awaitGone(ctx, &x.gone, o, live)
 }
 
 // awaitGone waits for a predecessor of the same name that is being deleted: an apply onto it would succeed and vanish
-// with it.
-func (t Target) awaitGone(ctx context.Context, o Object, live *unstructured.Unstructured) error {
+// with it. One that does not go at once is waited for by coming back.
+func (t Target) awaitGone(ctx context.Context, p *patience, o Object, live *unstructured.Unstructured) error {
 	m, err := t.mapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
 	if err != nil {
 		return err
 	}
-	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		now, err := t.get(ctx, m, o.Ref())
-		return now == nil || now.GetUID() != live.GetUID(), err
+	now := live
+	err = p.await(ctx, func() (bool, error) {
+		now, err = t.get(ctx, m, o.Ref())
+		return err == nil && (now == nil || now.GetUID() != live.GetUID()), err
 	})
-	if err != nil {
-		return fmt.Errorf("its predecessor is being deleted and does not go (finalizers: %v): %w", live.GetFinalizers(), err)
+	if errors.Is(err, errPatience) {
+		return errTransient{"its predecessor is being deleted and has not gone yet" + heldBy(now) + "; tried again"}
 	}
-	return nil
+	return err
+}
+
+// heldBy says what keeps an object that is being deleted.
+func heldBy(live *unstructured.Unstructured) string {
+	switch {
+	case len(live.GetFinalizers()) > 0:
+		return fmt.Sprintf(" (finalizers: %v)", live.GetFinalizers())
+	case condition(live, "NamespaceContentRemaining") == "True":
+		return fmt.Sprintf(" (%s)", conditionWords(live, "NamespaceContentRemaining"))
+	}
+	return ""
 }
 
 // established waits until the API serves a custom resource definition.
 func (x *run) established(ctx context.Context, m *meta.RESTMapping, o Object) (live *unstructured.Unstructured, err error) {
-	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-		if live, err = x.t.get(ctx, m, o.Ref()); err != nil || live == nil {
-			return false, err
-		}
-		return condition(live, "Established") == "True", nil
+	var p patience
+	err = p.await(ctx, func() (bool, error) {
+		live, err = x.t.get(ctx, m, o.Ref())
+		return live != nil && !unserved(live), err
 	})
+	if errors.Is(err, errPatience) {
+		err = errTransient{"the API does not serve it yet; tried again"}
+		if live != nil && condition(live, "NamesAccepted") == "False" {
+			err = errTransient{fmt.Sprintf("the API does not serve it (%s); tried again", conditionWords(live, "NamesAccepted"))}
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("wait until the API serves it: %w", err)
+		return nil, err
 	}
 	x.t.Mapper.Reset()
 	return live, nil
+}
+
+// unserved says of a live object that it defines a kind and the API does not serve that yet.
+func unserved(live *unstructured.Unstructured) bool {
+	return live != nil && live.GroupVersionKind().GroupKind() == crdKind && condition(live, "Established") != "True"
 }
 
 func condition(u *unstructured.Unstructured, kind string) string {

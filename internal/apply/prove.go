@@ -380,7 +380,8 @@ func refused(o Object, err error) error {
 
 // plain takes from an API error what the reader knows already, and values of Secrets.
 func plain(o Object, err error) error {
-	if o.Ref().GroupKind() == secretKind && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+	var ours errTransient
+	if o.Ref().GroupKind() == secretKind && !errors.As(err, &ours) && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
 		if Transient(err) {
 			return errTransient{"the API did not take this Secret; tried again (its words are not shown)"}
 		}

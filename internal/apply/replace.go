@@ -69,7 +69,7 @@ func (t Target) discard(ctx context.Context, m *meta.RESTMapping, live *unstruct
 }
 
 // rewrite writes an object back, anew if that is allowed and the API refuses to change it in place.
-func (t Target) rewrite(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+func (t Target) rewrite(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured, gone *patience) (*unstructured.Unstructured, error) {
 	now, err := t.patch(ctx, m, o, live, whatever)
 	if !apierrors.IsInvalid(err) || (!replaceable(o.Unstructured) && !replaceable(live)) || o.Ref().GroupKind() == claimKind {
 		return now, err
@@ -77,7 +77,7 @@ func (t Target) rewrite(ctx context.Context, m *meta.RESTMapping, o Object, live
 	if err := t.discard(ctx, m, live); err != nil {
 		return nil, err
 	}
-	if err := t.awaitGone(ctx, o, live); err != nil {
+	if err := t.awaitGone(ctx, gone, o, live); err != nil {
 		return nil, err
 	}
 	return t.create(ctx, m, o)

@@ -61,6 +61,7 @@ type undo struct {
 	uids map[diff.Ref]string
 	left []Held
 	errs []error
+	gone patience // for predecessors to go
 }
 
 // waves of what was touched, the last one first: what was written last may stand on what was written before.
@@ -129,7 +130,7 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 		if err := x.t.lookForScaler(ctx, o, now); err != nil {
 			return err
 		}
-		now, err = x.t.rewrite(ctx, m, o, now)
+		now, err = x.t.rewrite(ctx, m, o, now, &x.gone)
 	case same:
 		now, err = x.release(ctx, m, now, i)
 	}
