@@ -98,6 +98,7 @@ func (x *run) stages(ctx context.Context) error {
 // so that a stage is written as a whole or not begun.
 func (x *run) proveDeferred(ctx context.Context, objects []Object) error {
 	var errs []error
+	var seen patience // until the API has seen itself what was just written: a kind that has changed, a role
 	for _, o := range objects {
 		change := x.p.changes[o.Ref()]
 		if change.Deferred == "" {
@@ -107,7 +108,11 @@ func (x *run) proveDeferred(ctx context.Context, objects []Object) error {
 			errs = append(errs, refused(o, err))
 			continue
 		}
-		a := x.t.prove(ctx, o, false, provisions{}, x.r.Known)
+		var a answer
+		_ = seen.await(ctx, func() (bool, error) { // what is wrong is in the last answer
+			a = x.t.prove(ctx, o, false, provisions{}, x.r.Known)
+			return a.err == nil, nil
+		})
 		if a.err != nil {
 			errs = append(errs, a.err)
 			continue

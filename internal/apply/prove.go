@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -75,30 +74,10 @@ func (p *Proof) Held(objects []Object) []Held {
 // Prove finds out what each object would change, by a server-side dry-run for those of which that is not known.
 // Nothing is written. Every refusal is reported at once, each with the object and its file.
 func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
-	made := madeHere(r.Desired)
-	answers := make([]answer, len(r.Desired)) // each goroutine writes its own
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for n, o := range r.Desired {
-		live := r.Live(o)
-		agrees := r.Known.Agrees(o, live)
-		if agrees && !r.Known.Lags(o, live) {
-			answers[n] = answer{diff.Change{Ref: o.Ref(), Action: diff.Unchanged}, live, nil}
-			continue
-		}
-		ended := Ended(r.Held, o) != ""
-		group.Go(func() error {
-			if ended && leaves(live) && t.isGone(ctx, o) {
-				answers[n] = done(o)
-			} else if agrees || (live == nil && r.Known.has(o)) {
-				answers[n] = t.reread(ctx, o, made, r.Known)
-			} else {
-				answers[n] = t.prove(ctx, o, live != nil, made, r.Known)
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // the goroutines return nil: refusals are in the answers
+	made, answers := madeHere(r.Desired), make([]answer, len(r.Desired))
+	t.answers(ctx, r, made, answers, true)
+	made.define(r.Desired, answers)
+	t.answers(ctx, r, made, answers, false)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -122,6 +101,35 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 	}
 	p.Plan.Sort()
 	return p, nil
+}
+
+// answers finds out about the objects that define kinds, or about all others: what kinds will be is known before their objects are looked at.
+func (t Target) answers(ctx context.Context, r Revision, made provisions, answers []answer, definitions bool) {
+	var group errgroup.Group // each goroutine writes its own answer
+	group.SetLimit(parallel)
+	for n, o := range r.Desired {
+		if (o.Ref().GroupKind() == crdKind) != definitions {
+			continue
+		}
+		live := r.Live(o)
+		agrees := r.Known.Agrees(o, live) && made.definitions[o.Ref().GroupKind()] == nil
+		if agrees && !r.Known.Lags(o, live) {
+			answers[n] = answer{diff.Change{Ref: o.Ref(), Action: diff.Unchanged}, live, nil}
+			continue
+		}
+		ended := Ended(r.Held, o) != ""
+		group.Go(func() error {
+			if ended && leaves(live) && t.isGone(ctx, o) {
+				answers[n] = done(o)
+			} else if agrees || (live == nil && r.Known.has(o)) {
+				answers[n] = t.reread(ctx, o, made, r.Known)
+			} else {
+				answers[n] = t.prove(ctx, o, live != nil, made, r.Known)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the goroutines return nil: refusals are in the answers
 }
 
 func leaves(live *unstructured.Unstructured) bool {
@@ -214,29 +222,15 @@ func (t Target) liveOf(ctx context.Context, h Held, watched func(Object) *unstru
 	return t.get(ctx, m, h.Ref)
 }
 
-// provisions are the namespaces and kinds that the revision itself brings.
-type provisions struct {
-	namespaces map[string]bool
-	kinds      map[schema.GroupKind]meta.RESTScopeName
-
-	autoscalers []Object
-}
-
-func madeHere(objects []Object) provisions {
-	made := provisions{map[string]bool{}, definedScopes(objects), autoscalers(objects)}
-	for _, o := range objects {
-		if o.GroupVersionKind().GroupKind() == namespaceKind {
-			made.namespaces[o.GetName()] = true
-		}
-	}
-	return made
-}
-
 // prove asks the API about one object. Seen says that a watch knows it.
 func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions, known *Known) answer {
 	ref := o.Ref()
 	deferred := func(live *unstructured.Unstructured, why string) answer {
-		return answer{diff.Change{Ref: ref, Action: diff.Create, Deferred: why}, live, nil}
+		c := diff.Change{Ref: ref, Action: diff.Create, Deferred: why}
+		if live != nil && live.GetDeletionTimestamp() == nil {
+			c.Action = diff.Update
+		}
+		return answer{c, live, nil}
 	}
 	refuse := func(err error) answer { return answer{err: refused(o, err)} }
 	if err := checkSecret(o.Unstructured); err != nil {
@@ -244,16 +238,15 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	}
 	m, err := t.mapping(ref.GroupKind(), o.GroupVersionKind().Version)
 	if meta.IsNoMatchError(err) {
-		if _, comes := made.kinds[ref.GroupKind()]; comes {
+		err = made.defines(ctx, o)
+		if err == nil {
 			return deferred(nil, "its kind is defined in the same revision")
 		}
-		return refuse(fmt.Errorf("the API knows no kind %s in %s; add its CustomResourceDefinition or mend apiVersion and kind",
-			ref.Kind, o.GetAPIVersion()))
 	}
 	if err != nil {
 		return refuse(err)
 	}
-	if !seen { // probably absent, which the dry-run tells too: what it would create has no version
+	if !seen && made.definitions[ref.GroupKind()] == nil { // probably absent, which the dry-run tells too: what it would create has no version
 		if would, err := t.dryRun(ctx, m, o, nil); err == nil && would.GetResourceVersion() == "" {
 			return answer{change: diff.Change{Ref: ref, Action: diff.Create}}
 		}
@@ -262,25 +255,17 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	if err != nil {
 		return refuse(err)
 	}
-	if live != nil {
-		if live.GetDeletionTimestamp() != nil {
-			return deferred(live, "its predecessor is being deleted")
-		}
-		if owner := live.GetLabels()[t.Label]; owner != "" && owner != t.Owner {
-			if name := t.OwnerName(owner); name != "" && (t.Takes == nil || !t.Takes(owner, ref)) {
-				return refuse(fmt.Errorf("it belongs to Application %s; let only one Application name it", name))
-			}
-		}
+	if live != nil && live.GetDeletionTimestamp() != nil {
+		return deferred(live, "its predecessor is being deleted")
 	}
-	if live != nil {
-		if err := t.adopts(o, live); err != nil {
-			return refuse(err)
-		}
+	if err := t.allows(ctx, o, live, made); err != nil {
+		return refuse(err)
 	}
 	live, would, err := t.compare(ctx, m, o, live)
+	if why := made.excuses(o, live, err); why != "" {
+		return deferred(live, why)
+	}
 	switch {
-	case live == nil && apierrors.IsNotFound(err) && made.namespaces[ref.Namespace]:
-		return deferred(nil, "its namespace is made by the same revision")
 	case live != nil && apierrors.IsInvalid(err):
 		return t.unchangeable(ctx, m, o, live, err)
 	case err != nil:
@@ -304,6 +289,24 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	return answer{diff.Change{Ref: ref, Action: diff.Unchanged}, live, nil}
 }
 
+// allows says what does not need the API's word: whose the object is, and what the revision itself says of its kind.
+func (t Target) allows(ctx context.Context, o Object, live *unstructured.Unstructured, made provisions) error {
+	if live != nil {
+		if owner := live.GetLabels()[t.Label]; owner != "" && owner != t.Owner {
+			if name := t.OwnerName(owner); name != "" && (t.Takes == nil || !t.Takes(owner, o.Ref())) {
+				return fmt.Errorf("it belongs to Application %s; let only one Application name it", name)
+			}
+		}
+		if err := t.adopts(o, live); err != nil {
+			return err
+		}
+	}
+	if d := made.definitions[o.Ref().GroupKind()]; d != nil {
+		return d.check(ctx, o, live != nil)
+	}
+	return nil
+}
+
 // compare is what the object is and what a sync would make of it, of one and the same version: a controller may write between
 // the two questions, and what it wrote would count as ours to change.
 func (t Target) compare(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured) (was, would *unstructured.Unstructured, err error) {
@@ -322,8 +325,8 @@ func (t Target) compare(ctx context.Context, m *meta.RESTMapping, o Object, live
 // reread reads an object that was as desired, because the watch may not have seen our own last write of it yet.
 func (t Target) reread(ctx context.Context, o Object, made provisions, known *Known) answer {
 	m, err := t.mapping(o.Ref().GroupKind(), o.GroupVersionKind().Version)
-	if err != nil {
-		return answer{err: refused(o, err)}
+	if err != nil { // it was there in another version, perhaps
+		return t.prove(ctx, o, false, made, known)
 	}
 	live, err := t.get(ctx, m, o.Ref())
 	if err != nil {

@@ -8,6 +8,11 @@ var (
 	configMapKind   = schema.GroupKind{Kind: "ConfigMap"}
 	secretKind      = schema.GroupKind{Kind: "Secret"}
 	applicationKind = schema.GroupKind{Group: "gitopsd.io", Kind: "Application"}
+
+	roleKind               = schema.GroupKind{Group: "rbac.authorization.k8s.io", Kind: "Role"}
+	clusterRoleKind        = schema.GroupKind{Group: "rbac.authorization.k8s.io", Kind: "ClusterRole"}
+	roleBindingKind        = schema.GroupKind{Group: "rbac.authorization.k8s.io", Kind: "RoleBinding"}
+	clusterRoleBindingKind = schema.GroupKind{Group: "rbac.authorization.k8s.io", Kind: "ClusterRoleBinding"}
 )
 
 // stage is when an object is applied: what others stand on comes first.
@@ -16,6 +21,7 @@ type stage int
 const (
 	foundations   stage = iota // namespaces, definitions of kinds, classes
 	configuration              // everything that is neither above nor below
+	bindings                   // what gives the rights of roles, which have to be there
 	workloads                  // what starts pods
 	extensions                 // what changes how the API answers, and Applications below this one
 	stages
@@ -28,6 +34,8 @@ func stageOf(gk schema.GroupKind) stage {
 		schema.GroupKind{Group: "storage.k8s.io", Kind: "StorageClass"},
 		schema.GroupKind{Group: "node.k8s.io", Kind: "RuntimeClass"}:
 		return foundations
+	case roleBindingKind, clusterRoleBindingKind:
+		return bindings
 	case schema.GroupKind{Kind: "Pod"}, schema.GroupKind{Kind: "ReplicationController"},
 		schema.GroupKind{Group: "apps", Kind: "Deployment"}, schema.GroupKind{Group: "apps", Kind: "StatefulSet"},
 		schema.GroupKind{Group: "apps", Kind: "DaemonSet"}, schema.GroupKind{Group: "apps", Kind: "ReplicaSet"},

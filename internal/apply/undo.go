@@ -95,18 +95,20 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 	if !inBase && i.Object == nil {
 		return nil // remove does it
 	}
-	m, err := x.t.mapping(i.Held.Ref.GroupKind(), i.Held.Version)
+	version := i.Held.Version
+	if inBase { // a version that came with what is undone may be gone by now
+		version = o.GroupVersionKind().Version
+	}
+	m, err := x.t.mapping(i.Held.Ref.GroupKind(), version)
 	if err != nil {
 		return err
 	}
 	live, err := x.t.get(ctx, m, i.Held.Ref)
+	if err == nil && live != nil {
+		err = x.t.guard(ctx, live)
+	}
 	if err != nil {
 		return err
-	}
-	if live != nil {
-		if err := x.t.guard(ctx, live); err != nil {
-			return err
-		}
 	}
 	var taken []diff.TakenFields
 	same := live != nil && i.Object != nil && string(live.GetUID()) == i.Held.UID
@@ -227,7 +229,7 @@ func Restored(base []Object, held []Held) []Held {
 	for _, o := range base {
 		h := Held{Ref: o.Ref(), Version: o.GroupVersionKind().Version}
 		if n := slices.IndexFunc(held, func(h Held) bool { return h.Ref == o.Ref() }); n >= 0 {
-			h = held[n]
+			h.UID, h.Finished = held[n].UID, held[n].Finished
 		}
 		out = append(out, h)
 	}
