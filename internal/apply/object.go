@@ -9,6 +9,7 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/diff"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
@@ -36,6 +37,8 @@ type Held struct {
 type Target struct {
 	Dynamic dynamic.Interface
 	Mapper  meta.ResettableRESTMapper
+	// Kinds are all kinds that live in namespaces, as the API serves them now. nil: not known.
+	Kinds func() ([]*metav1.APIResourceList, error)
 	// Label and Owner mark every object: Label is the key, Owner this Application's value.
 	Label, Owner string
 	// OwnerName is the name of the Application that a label value stands for, or "": objects of one that is gone are

@@ -24,7 +24,7 @@ type Undoing struct {
 
 // Undo brings every touched object back: to the base where the base has it, away where it was absent, and to what it was
 // where it belonged to somebody else. Doing it again changes nothing. Left are definitions of kinds, namespaces and claims of
-// volumes that the revision made: what was put into them meanwhile would go with them.
+// volumes that the revision made: what was put into them meanwhile would go with them. Definitions and namespaces that are empty go.
 //
 // All errors are reported at once, each with its object.
 func (t Target) Undo(ctx context.Context, u Undoing) (left []Held, err error) {
@@ -51,6 +51,9 @@ func (t Target) Undo(ctx context.Context, u Undoing) (left []Held, err error) {
 		}
 	}
 	x.restart(ctx)
+	if len(x.errs) == 0 {
+		x.tidy(ctx)
+	}
 	return x.left, errors.Join(x.errs...)
 }
 

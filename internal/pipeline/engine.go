@@ -329,7 +329,7 @@ func (e *Engine) target(app *v1alpha1.Application) (apply.Target, error) {
 		asks, err = e.dynamicAs("")
 	}
 	target := apply.Target{Dynamic: d, RefuseStrangers: app.Spec.Sync.Adopt == v1alpha1.AdoptRefuse, Ignored: ignored, Scaled: apply.NewScaled(asks), Mapper: e.mapper, Label: v1alpha1.LabelApplication, Owner: ownerOf(app),
-		Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital(e.cfg.Namespace), Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
+		Kinds: e.kube.Discovery().ServerPreferredNamespacedResources, Manager: v1alpha1.FieldManager, OwnerName: e.apps.ownerName, Vital: vital(e.cfg.Namespace), Turn: apply.Turn{Epoch: e.cfg.Turn.Epoch, Check: e.checkTurn},
 		Maker: apply.Maker{Application: string(app.UID)}}
 	if e.wishes != nil { // a Preview has none
 		target.Takes, target.Spoken = e.takes, e.spoken(app)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -171,4 +172,66 @@ func TestUndoOfAMove(t *testing.T) {
 		t.Error("it was made again")
 	}
 	checkMaps(t, i, name, map[string]string{"own-a": "v", "own-b": "v", "moves": "two"})
+}
+
+// Namespaces and definitions that a failed revision made go again if nothing is in them but what goes itself; what somebody
+// has put into them keeps them.
+func TestUndoRemovesWhatIsEmpty(t *testing.T) {
+	i := anyCluster(t)
+	name := nameOf(t)
+	namespaces := []string{name + "-empty", name + "-used"}
+	content := func(folder string) string {
+		return "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + folder + "}\n---\n" +
+			strings.Replace(configMap("m", "k", "v"), "name: m", "name: m, namespace: "+folder, 1) + "---\n" +
+			strings.Replace(brokenImage(""), "name: web", "name: web, namespace: "+folder, 1)
+	}
+	things := func(kind string) string {
+		return strings.NewReplacer("gizmos", strings.ToLower(kind)+"s", "Gizmo", kind, "gizmo", strings.ToLower(kind)).Replace(gizmos("size: {type: integer}"))
+	}
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(25*time.Second))
+	t.Cleanup(func() {
+		i.kubectl("delete", "namespace", "--ignore-not-found", "--wait=false", namespaces[0], namespaces[1])
+		i.kubectl("delete", "crd", "--ignore-not-found", "empties.e2e.example.org", "emptys.e2e.example.org", "useds.e2e.example.org")
+	})
+	a.await(t)
+	bad := a.repo.commit(t, "bad", map[string]string{"n0.yaml": content(namespaces[0]), "n1.yaml": content(namespaces[1]), "c0.yaml": things("Empty"), "c1.yaml": things("Used"),
+		"e.yaml": "apiVersion: e2e.example.org/v1\nkind: Empty\nmetadata: {name: e}\nspec: {size: 1}\n"})
+	a.awaitCommit(t, bad, v1alpha1.Verifying)
+	for resource, object := range map[schema.GroupVersionResource]map[string]any{
+		{Version: "v1", Resource: "configmaps"}:                      {"apiVersion": "v1", "kind": "ConfigMap", "data": map[string]any{"k": "v"}},
+		{Group: "e2e.example.org", Version: "v1", Resource: "useds"}: {"apiVersion": "e2e.example.org/v1", "kind": "Used"},
+	} {
+		theirs := &unstructured.Unstructured{Object: object}
+		theirs.SetName("theirs")
+		eventually(t, 10*time.Second, "somebody puts an object there", func() error {
+			_, err := i.dyn.Resource(resource).Namespace(namespaces[1]).Create(ctx(t), theirs, metav1.CreateOptions{})
+			return err
+		})
+	}
+	st := a.awaitCommit(t, bad, v1alpha1.RolledBack).Status
+	var left []string
+	for _, o := range st.Rejected.Residue {
+		left = append(left, o.Kind+" "+o.Name)
+	}
+	slices.Sort(left)
+	if want := []string{"CustomResourceDefinition useds.e2e.example.org", "Namespace " + namespaces[1]}; !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
+	}
+	eventually(t, 30*time.Second, "what is empty is gone", func() error {
+		for _, what := range [][]string{{"namespace", namespaces[0]}, {"crd", "emptys.e2e.example.org"}} {
+			if out, code := i.kubectl("get", what[0], what[1]); code == 0 {
+				return fmt.Errorf("still there: %s", out)
+			}
+		}
+		return nil
+	})
+	checkMaps(t, i, namespaces[1], map[string]string{"theirs": "v"})
+	i.mustKubectl(t, "-n", namespaces[1], "get", "useds", "theirs")
+
+	// And they come again with the next revision.
+	mended := map[string]string{"n1.yaml": "", "c1.yaml": ""}
+	mended["n0.yaml"] = strings.Split(content(namespaces[0]), "---\napiVersion: apps")[0]
+	a.repo.commit(t, "mended", mended)
+	a.await(t)
+	checkMaps(t, i, namespaces[0], map[string]string{"m": "v"})
 }
