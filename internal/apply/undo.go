@@ -213,6 +213,9 @@ func (x *undo) remove(ctx context.Context, i Image) error {
 
 // made says that a live object is the one that the intent made, and not another one of that name.
 func (x *undo) made(live *unstructured.Unstructured) bool {
+	if maker := MakerOf(live).Application; maker != "" && maker != x.t.Maker.Application {
+		return false // whatever the inventory says
+	}
 	if uid := x.uids[diff.RefOf(live)]; uid != "" {
 		return uid == string(live.GetUID())
 	}
