@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -105,7 +106,7 @@ func (r *reading) count(data []byte) error {
 	switch {
 	case !utf8.Valid(data):
 		return errors.New("the file is no UTF-8")
-	case anchor.Match(data) && alias.Match(data): // a long value that is there a thousand times takes a few bytes each
+	case bytes.ContainsRune(data, '&') && anchor.Match(data) && alias.Match(data): // a long value that is there a thousand times takes a few bytes each
 		return errors.New("a file of parameters may have no anchors and aliases; write the values out")
 	}
 	r.bytes += len(data)

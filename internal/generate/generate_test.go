@@ -122,15 +122,12 @@ func TestFunctionsReckonFirst(t *testing.T) {
 }
 
 func TestAllApplicationsTogetherAreBounded(t *testing.T) {
-	set := setOf(t, "metadata: {name: s}\nspec: {generators: [], template: {metadata: {name: 'a-{{ .n }}'}, spec: {source: {repo: r}, render: {helm: {values: {x: "+strings.Repeat("a", 1<<20)+"}}}}}}\n")
-	var params []Params
-	for n := range 40 {
-		params = append(params, Params{"n": n})
-	}
-	if apps, err := Wanted(set, params[:31]); err != nil || len(apps) != 31 {
+	set := setOf(t, "metadata: {name: s}\nspec: {generators: [], template: {metadata: {name: 'a-{{ .n }}', annotations: {a: b}}, spec: {source: {repo: r}, render: {helm: {values: {x: "+strings.Repeat("a", 1000)+"}}}}}}\n")
+	params := []Params{{"n": 1}, {"n": 2}, {"n": 3}}
+	if apps, err := wanted(set, params, 3200); err != nil || len(apps) != 3 {
 		t.Errorf("made %d, %v", len(apps), err)
 	}
-	if _, err := Wanted(set, params); err == nil || !strings.Contains(err.Error(), "more than 32 MiB together") {
+	if _, err := wanted(set, params, 2900); err == nil || !strings.Contains(err.Error(), "more than 2900 bytes together") {
 		t.Errorf("error: %v", err)
 	}
 }

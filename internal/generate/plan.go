@@ -18,6 +18,11 @@ const SetLabel = "gitopsd.io/applicationset"
 
 // Wanted are the Applications that a set asks for, by name. Every fault is told at once.
 func Wanted(set *v1alpha1.ApplicationSet, params []Params) ([]*v1alpha1.Application, error) {
+	return wanted(set, params, mostOfAll)
+}
+
+// wanted is Wanted with at most so many bytes.
+func wanted(set *v1alpha1.ApplicationSet, params []Params, bytes int) ([]*v1alpha1.Application, error) {
 	made := map[string]*v1alpha1.Application{}
 	var errs []error
 	all := 0
@@ -27,8 +32,8 @@ func Wanted(set *v1alpha1.ApplicationSet, params []Params) ([]*v1alpha1.Applicat
 			errs = append(errs, err)
 			continue
 		}
-		if all += size; all > mostOfAll {
-			return nil, fmt.Errorf("the Applications of this set have more than %d MiB together; make the template shorter, or the set smaller", mostOfAll>>20)
+		if all += size; all > bytes {
+			return nil, fmt.Errorf("the Applications of this set have more than %d bytes together; make the template shorter, or the set smaller", bytes)
 		}
 		if made[app.Name] != nil {
 			errs = append(errs, fmt.Errorf("two sets of parameters make the Application %s; use more of them in spec.template.metadata.name", app.Name))
