@@ -81,7 +81,7 @@ func (p *Preview) Plan(ctx context.Context, app *v1alpha1.Application, revision 
 		return diff.Plan{}, err
 	}
 	t := &turn{app: app, w: &work{}}
-	if t.w.first, err = p.engine.nextRevision(ctx, app); err != nil {
+	if t.w.first, err = p.engine.nextRevision(ctx, app, true); err != nil {
 		return diff.Plan{}, err
 	}
 	hooks := t.hooksToRun(c)

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path"
 	"slices"
 	"strings"
 
@@ -25,7 +27,7 @@ func (e *Engine) request(ctx context.Context, app *v1alpha1.Application, s sourc
 	if err != nil {
 		return req, err
 	}
-	if req.Helm.Revision, err = e.nextRevision(ctx, app); err != nil {
+	if req.Helm.Revision, err = e.nextRevision(ctx, app, mayBeChart(app, s.FS)); err != nil {
 		return req, err
 	}
 	req.Helm.Upgrade = req.Helm.Revision > 1
@@ -71,13 +73,15 @@ func requestFor(app *v1alpha1.Application, s source.Snapshot) (render.Request, e
 
 // nextRevision is the number of a revision that is rendered now. The first is an install, and so is one that comes after a first that was undone: nothing is
 // there that it could upgrade. Where a release of this name is deployed, Helm's or that of an Application before this one, the first is the next of that.
-func (e *Engine) nextRevision(ctx context.Context, app *v1alpha1.Application) (int64, error) {
+func (e *Engine) nextRevision(ctx context.Context, app *v1alpha1.Application, chart bool) (int64, error) {
 	st := &app.Status
 	switch {
 	case st.AppliedRevision != nil:
 		return max(st.Revisions, 1) + 1, nil
 	case st.Intent != nil || st.Revisions > 1: // the first is under way, or it was an upgrade and was undone
 		return max(st.Revisions, 1), nil
+	case !chart: // no release is asked for
+		return 1, nil
 	}
 	to, err := e.releasing(app)
 	if err != nil {
@@ -85,6 +89,15 @@ func (e *Engine) nextRevision(ctx context.Context, app *v1alpha1.Application) (i
 	}
 	deployed, err := to.deployed(ctx)
 	return int64(deployed) + 1, err
+}
+
+// mayBeChart says whether an Application's path holds a chart, as far as its own files tell.
+func mayBeChart(app *v1alpha1.Application, files fs.FS) bool {
+	if app.Spec.Source.Chart != "" || app.Spec.Render != nil && app.Spec.Render.Helm != nil {
+		return true
+	}
+	_, err := fs.Stat(files, path.Join(path.Clean(cmp.Or(app.Spec.Source.Path, ".")), "Chart.yaml"))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // standing are the numbers of the revisions that stand: the open one, the one that failed last and the applied one. While what
