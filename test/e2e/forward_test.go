@@ -233,3 +233,41 @@ func TestStoreOlderThanTheLedger(t *testing.T) {
 		t.Errorf("the ledger tells %d ends of that commit's sync, of two", ends)
 	}
 }
+
+// An undo that cannot be ended says so, object by object, and never success; it ends by itself when it can.
+func TestIncomplete(t *testing.T) {
+	i := anyCluster(t)
+	rights := func(namespace, verbs string) {
+		i.apply(t, namespace, fmt.Sprintf(`apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: deployer}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [%s]}]
+`, verbs))
+	}
+	const all = "get, list, watch, create, patch, update, delete"
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(6*time.Second), func(app *v1alpha1.Application) {
+		app.Spec.Destination.ServiceAccountName = "deployer"
+		i.mustKubectl(t, "-n", app.Namespace, "create", "serviceaccount", "deployer")
+		rights(app.Namespace, all)
+		i.mustKubectl(t, "-n", app.Namespace, "create", "rolebinding", "deployer", "--role=deployer", "--serviceaccount="+app.Namespace+":deployer")
+	})
+	good := a.await(t).Status.AppliedRevision.Commit
+	never := strings.Replace(configMap("new", "k", "two"), "metadata: {", `metadata: {annotations: {gitopsd.io/health: "has(data.never)"}, `, 1)
+	bad := a.repo.commit(t, "bad", map[string]string{"a.yaml": configMap("a", "k", "two"), "new.yaml": never})
+	a.awaitCommit(t, bad, v1alpha1.Verifying)
+	rights(a.namespace, strings.TrimSuffix(all, ", delete"))
+	st := a.awaitCommit(t, bad, v1alpha1.Incomplete).Status
+	if !strings.Contains(st.Message, "ConfigMap "+a.namespace+"/new") || !strings.Contains(st.Message, "cannot delete") {
+		t.Errorf("message: %s", st.Message)
+	}
+	if out, code := i.run("sync", a.namespace+"/"+a.name); code != 1 || !strings.Contains(out, "Incomplete") {
+		t.Errorf("sync: exit code %d\n%s", code, out)
+	}
+	checkMaps(t, i, a.namespace, map[string]string{"a": "one", "new": "two"})
+	rights(a.namespace, all)
+	st = a.awaitCommit(t, bad, v1alpha1.RolledBack).Status
+	if st.AppliedRevision.Commit != good {
+		t.Errorf("applied is %s", st.AppliedRevision.Commit)
+	}
+	checkMaps(t, i, a.namespace, map[string]string{"a": "one"})
+}
