@@ -91,7 +91,7 @@ func TestIdleEngineWritesNothing(t *testing.T) {
 	a.await(t)
 	version := a.get(t).ResourceVersion
 	mark := auditSize(t, i)
-	a.repo.git(t, "commit", "-q", "--allow-empty", "-m", "nothing new") // one write: the commit is seen
+	a.repo.commit(t, "a comment", map[string]string{"c.yaml": configMap("c", "k", "v") + "# nothing new\n"}) // one write: the commit is seen
 	a.await(t)
 	if a.get(t).ResourceVersion == version {
 		t.Error("the new commit was not written down")
