@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -48,10 +49,27 @@ func (t *turn) resume(ctx context.Context, in *v1alpha1.Intent, objects []apply.
 		t.arrived(in, objects)
 		return nil
 	}
+	if err := t.imageAnew(ctx, in, objects); err != nil {
+		return err
+	}
 	t.cfg.Log.Warn("the ledger is ahead of the cluster, which comes from a backup: the open sync is brought to its end once more", "app", keyOf(t.app), "intent", in.ID, "ended", end)
 	in.ID = string(uuid.NewUUID())
 	t.w.owns = in.ID
 	return t.write(ctx, t.app, t.w)
+}
+
+// imageAnew adds what the objects of an intent are like now to what it knows of them, which may have been swept since the backup.
+func (t *turn) imageAnew(ctx context.Context, in *v1alpha1.Intent, objects []apply.Object) error {
+	before, err := t.images(in)
+	if err != nil && !errors.Is(err, intent.ErrAbsent) {
+		return err
+	}
+	proof, err := t.target.Prove(ctx, t.revision(objects))
+	if err != nil {
+		return err
+	}
+	in.Images, err = t.putImages(apply.Union(before, proof.Images(objects)))
+	return err
 }
 
 // handBack gives back what belonged to somebody else before an intent that was superseded took it over, and what neither the revision nor
