@@ -45,7 +45,7 @@ func TestAPruneThatCannotBe(t *testing.T) {
 }
 
 // An object that one commit moves to another Application, which cannot be synced yet, stays where it is until that one can, however often
-// the first is looked at, and after a restart.
+// the first is looked at.
 func TestAMoveThatWaits(t *testing.T) {
 	i := anyCluster(t)
 	r := newRepo(t, map[string]string{"a/own.yaml": configMap("own-a", "k", "v"), "b/own.yaml": configMap("own-b", "k", "v"), "a/moves.yaml": configMap("moves", "k", "one")})
