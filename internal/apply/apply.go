@@ -110,7 +110,11 @@ func (x *run) proveDeferred(ctx context.Context, objects []Object) error {
 		}
 		var a answer
 		_ = seen.await(ctx, func() (bool, error) { // what is wrong is in the last answer
-			a = x.t.prove(ctx, o, false, provisions{}, x.r.Known)
+			if a = x.t.prove(ctx, o, false, provisions{}, x.r.Known); a.change.Deferred == appliedBefore {
+				if a.err = x.t.turnTo(ctx, o.Ref(), o.GroupVersionKind().Version); a.err == nil {
+					a = x.t.prove(ctx, o, true, provisions{}, x.r.Known)
+				}
+			}
 			return a.err == nil, nil
 		})
 		if a.err != nil {

@@ -87,6 +87,9 @@ func (t Target) Prove(ctx context.Context, r Revision) (*Proof, error) {
 		if a.err != nil {
 			refusals = append(refusals, a.err)
 		}
+		if a.change.Action == diff.Update {
+			a.change.Remains = storedAnew(r.Desired[n], a.live)
+		}
 		p.note(r.Desired[n].Ref(), a)
 	}
 	if refusals = append(refusals, t.addUp(ctx, r.Desired, answers)...); len(refusals) > 0 {
@@ -236,12 +239,16 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	if err := checkSecret(o.Unstructured); err != nil {
 		return answer{err: &Refusal{Ref: ref, Origin: o.Origin, Err: err}}
 	}
+	unknown := func() answer { // in this version
+		before, err := t.before(ctx, o, made)
+		if err != nil {
+			return refuse(err)
+		}
+		return deferred(before, "its kind is defined in the same revision")
+	}
 	m, err := t.mapping(ref.GroupKind(), o.GroupVersionKind().Version)
 	if meta.IsNoMatchError(err) {
-		err = made.defines(ctx, o)
-		if err == nil {
-			return deferred(nil, "its kind is defined in the same revision")
-		}
+		return unknown()
 	}
 	if err != nil {
 		return refuse(err)
@@ -262,6 +269,10 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 		return refuse(err)
 	}
 	live, would, err := t.compare(ctx, m, o, live)
+	if noSuchPage(err) { // it has gone since the API was asked for its kinds
+		t.Mapper.Reset()
+		return unknown()
+	}
 	if why := made.excuses(o, live, err); why != "" {
 		return deferred(live, why)
 	}
@@ -287,6 +298,25 @@ func (t Target) prove(ctx context.Context, o Object, seen bool, made provisions,
 	}
 	known.agree(o, live)
 	return answer{diff.Change{Ref: ref, Action: diff.Unchanged}, live, nil}
+}
+
+// before is what an object of a version that the revision itself defines is in another version, or nil.
+func (t Target) before(ctx context.Context, o Object, made provisions) (*unstructured.Unstructured, error) {
+	if err := made.defines(ctx, o); err != nil {
+		return nil, err
+	}
+	m, err := t.Mapper.RESTMapping(o.Ref().GroupKind())
+	if meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	live, err := t.get(ctx, m, o.Ref())
+	if err != nil || live == nil {
+		return nil, err
+	}
+	return live, t.allows(ctx, o, live, made)
 }
 
 // allows says what does not need the API's word: whose the object is, and what the revision itself says of its kind.

@@ -72,6 +72,8 @@ func (p provisions) excuses(o Object, live *unstructured.Unstructured, err error
 		return "its namespace is being deleted, and made again by the same revision"
 	case p.definitions[o.Ref().GroupKind()] != nil && misfits(err):
 		return "its kind changes in the same revision"
+	case live != nil && convertsInVain(err):
+		return appliedBefore
 	case apierrors.IsNotFound(err) && p.roles[boundBy(o)]:
 		return "its role is made by the same revision"
 	}
@@ -79,7 +81,7 @@ func (p provisions) excuses(o Object, live *unstructured.Unstructured, err error
 }
 
 // misfits says that the API may have refused an object because of its kind as that is now. Of an apply with a field that a kind does not
-// have it says that it has failed itself; one that is being deleted allows nothing; and of one that is gone there is no such page.
+// have it says that it has failed itself; one that is being deleted allows nothing.
 func misfits(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
@@ -88,10 +90,13 @@ func misfits(err error) bool {
 	switch status.Status().Code {
 	case http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusMethodNotAllowed:
 		return true
-	case http.StatusNotFound:
-		return apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 	}
 	return false
+}
+
+// noSuchPage says that the API does not serve a kind at all in the version that it was asked for, whatever the object.
+func noSuchPage(err error) bool {
+	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
 // boundBy is the role that a binding is about.

@@ -35,8 +35,13 @@ func (t Target) Undo(ctx context.Context, u Undoing) (left []Held, err error) {
 	for _, h := range u.Held {
 		x.uids[h.Ref] = h.UID
 	}
-	// What changes how the API answers comes first: a webhook of the bad revision may refuse the undo itself.
 	waves := u.waves()
+	for _, w := range waves {
+		for s := range extensions {
+			x.each(w, s, func(i Image) error { return x.returnToVersion(ctx, i) })
+		}
+	}
+	// What changes how the API answers comes first: a webhook of the bad revision may refuse the undo itself.
 	for _, w := range waves {
 		x.each(w, extensions, func(i Image) error { return errors.Join(x.restore(ctx, i), x.remove(ctx, i)) })
 	}
@@ -98,11 +103,7 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 	if !inBase && i.Object == nil {
 		return nil // remove does it
 	}
-	version := i.Held.Version
-	if inBase { // a version that came with what is undone may be gone by now
-		version = o.GroupVersionKind().Version
-	}
-	m, err := x.t.mapping(i.Held.Ref.GroupKind(), version)
+	m, err := x.t.mapping(i.Held.Ref.GroupKind(), x.version(i))
 	if err != nil {
 		return err
 	}
@@ -152,6 +153,30 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 		}
 	}
 	return nil
+}
+
+// returnToVersion restores an object that was moved to another version while that version is still served: its definition may be about to lose it,
+// and the API refuses whatever its managed fields name a version of that is gone. What fails here is tried once more in its turn.
+func (x *undo) returnToVersion(ctx context.Context, i Image) error {
+	version := x.version(i)
+	if version == i.Held.Version || x.restore(ctx, i) == nil && x.t.turnTo(ctx, i.Held.Ref, version) == nil {
+		return nil
+	}
+	if x.t.turnTo(ctx, i.Held.Ref, version) == nil {
+		_ = x.restore(ctx, i)
+	}
+	return nil
+}
+
+// version is the one that an object is brought back to; one that came with what is undone may be gone.
+func (x *undo) version(i Image) string {
+	if o, inBase := x.base[i.Held.Ref]; inBase {
+		return o.GroupVersionKind().Version
+	}
+	if i.Object != nil {
+		return (&unstructured.Unstructured{Object: i.Object}).GroupVersionKind().Version
+	}
+	return i.Held.Version
 }
 
 // restorer is the field manager of values that nobody owned and that our giving them up has changed.

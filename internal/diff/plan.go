@@ -60,6 +60,7 @@ type Change struct {
 	Fields   []Field // of an update, or of what is made, by path
 	Deferred string  // why the API could not be asked beforehand; empty: it was
 	Replaces bool    // of a create: one of the same name goes before
+	Remains  string  // what of it no undo takes back; empty: nothing
 }
 
 // Plan is what a revision does, ordered by Ref.
@@ -106,7 +107,7 @@ func (p Plan) Summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, also by hooks, and Jobs, which run.
+// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, also by hooks, Jobs, which run, and what remains of an update.
 func (p Plan) Irreversible() []string {
 	var out []string
 	for _, c := range p.Changes {
@@ -118,6 +119,8 @@ func (p Plan) Irreversible() []string {
 			out = append(out, c.Ref.String()+" is replaced")
 		case c.Action == Create && isJob:
 			out = append(out, c.Ref.String()+" runs")
+		case c.Remains != "":
+			out = append(out, c.Ref.String()+" "+c.Remains)
 		}
 	}
 	for _, r := range p.Remade {

@@ -47,8 +47,14 @@ type watched struct {
 }
 
 func newLive(ctx context.Context, e *Engine) *live {
-	return &live{ctx: ctx, client: e.dynamicAs, allowed: e.mayWatch, mapper: e.mapper, changed: e.ownerChanged, log: e.cfg.Log,
-		watches: map[watched]cache.SharedIndexInformer{}, cancels: map[watched]context.CancelFunc{}, own: map[schema.GroupVersionKind]bool{}, ended: map[string]string{}}
+	l := &live{ctx: ctx, client: e.dynamicAs, allowed: e.mayWatch, mapper: e.mapper, changed: e.ownerChanged, log: e.cfg.Log}
+	l.init()
+	return l
+}
+
+func (l *live) init() {
+	l.watches, l.cancels = map[watched]cache.SharedIndexInformer{}, map[watched]context.CancelFunc{}
+	l.own, l.ended = map[schema.GroupVersionKind]bool{}, map[string]string{}
 }
 
 // wait returns when every watch has ended, after ctx has.

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/diff"
+	"github.com/gitopsd/gitopsd/internal/source"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -143,6 +145,27 @@ func (e *Engine) offer(app *v1alpha1.Application) {
 		for _, key := range e.wishes.others(keyOf(app), h.Ref) {
 			e.queue.Add(key)
 		}
+	}
+}
+
+// foretell notes what an Application will ask for when what it depends on is there: an object that moves to it is not to be deleted while
+// it waits. What cannot be read or rendered is told when its turn has come, and answers of the cluster are asked for again then.
+func (e *Engine) foretell(ctx context.Context, app *v1alpha1.Application, w *work, s source.Snapshot) {
+	if e.wishes.commitOf(keyOf(app)) == s.Commit || e.verifySignature(ctx, app, s) != nil {
+		return
+	}
+	before := w.rendered
+	desired, err := e.render(ctx, app, w, s)
+	if err != nil {
+		w.rendered = before
+		return
+	}
+	if target, err := e.target(app); err == nil {
+		t := &turn{e, app, w, target, e.live.as(userOf(app))}
+		t.place(s.Commit, desired)
+	}
+	if w.rendered.inputs.Asks() {
+		w.rendered = before
 	}
 }
 

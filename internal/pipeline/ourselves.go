@@ -72,7 +72,7 @@ func (t *turn) refuseLosing(ctx context.Context, suspects []suspect) error {
 	if len(suspects) == 0 {
 		return nil
 	}
-	rights, err := t.rights(ctx)
+	rights, err := t.rights(ctx, suspects)
 	if err != nil || rights == nil {
 		return err
 	}
@@ -91,9 +91,8 @@ type rights struct {
 	bindings map[diff.Ref]rbacv1.RoleRef // that name the engine
 }
 
-// rights asks the API who the engine is and what binds it: by its own rights, or else by those of the Application's account, which may have
-// more. Nil where no binding matters, or where neither may read them: then neither may change them.
-func (t *turn) rights(ctx context.Context) (*rights, error) {
+// rights asks the API who the engine is and which of the bindings that suspects may concern name it. Nil where no binding matters.
+func (t *turn) rights(ctx context.Context, suspects []suspect) (*rights, error) {
 	review, err := t.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("ask the API who we are: %w", err)
@@ -102,29 +101,45 @@ func (t *turn) rights(ctx context.Context) (*rights, error) {
 	if slices.Contains(out.user.Groups, "system:masters") {
 		return nil, nil
 	}
-	err = out.read(ctx, t.kube)
-	if user := userOf(t.app); user != "" && apierrors.IsForbidden(err) {
-		kube, asErr := t.kubeAs(user)
-		if asErr != nil {
-			return nil, asErr
-		}
-		err = out.read(ctx, kube)
+	namespaces := map[string]bool{} // "" is all of them, and what has none
+	for _, s := range suspects {
+		namespaces[s.ref.Namespace] = true
 	}
-	if err != nil && !apierrors.IsForbidden(err) {
-		return nil, fmt.Errorf("read what binds us: %w", err)
+	for namespace := range namespaces {
+		if err := t.readBindings(ctx, namespace, out); err != nil {
+			return nil, fmt.Errorf("read what binds us: %w", err)
+		}
 	}
 	return out, nil
 }
 
-// read collects the bindings that name the engine. What was found before an error stands.
-func (r *rights) read(ctx context.Context, kube kubernetes.Interface) error {
-	cluster, clusterErr := kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
-	if clusterErr == nil {
-		for _, b := range cluster.Items {
-			r.add(diff.Ref{Group: rbacv1.GroupName, Kind: "ClusterRoleBinding", Name: b.Name}, b.Subjects, b.RoleRef)
+// readBindings reads by the rights of the Application's account, or else by the engine's own. What neither may read adds nothing.
+func (t *turn) readBindings(ctx context.Context, namespace string, into *rights) error {
+	kube, err := t.kubeAs(userOf(t.app))
+	if err != nil {
+		return err
+	}
+	if err = into.read(ctx, kube, namespace); apierrors.IsForbidden(err) && userOf(t.app) != "" {
+		err = into.read(ctx, t.kube, namespace)
+	}
+	if apierrors.IsForbidden(err) {
+		return nil
+	}
+	return err
+}
+
+// read collects the bindings of a namespace that name the engine; of all, and those of the cluster, where it is empty. What was found before an error stands.
+func (r *rights) read(ctx context.Context, kube kubernetes.Interface, namespace string) error {
+	var clusterErr error
+	if namespace == "" {
+		var cluster *rbacv1.ClusterRoleBindingList
+		if cluster, clusterErr = kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{}); clusterErr == nil {
+			for _, b := range cluster.Items {
+				r.add(diff.Ref{Group: rbacv1.GroupName, Kind: "ClusterRoleBinding", Name: b.Name}, b.Subjects, b.RoleRef)
+			}
 		}
 	}
-	local, err := kube.RbacV1().RoleBindings(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	local, err := kube.RbacV1().RoleBindings(namespace).List(ctx, metav1.ListOptions{})
 	if err == nil {
 		for _, b := range local.Items {
 			r.add(diff.Ref{Group: rbacv1.GroupName, Kind: "RoleBinding", Namespace: b.Namespace, Name: b.Name}, b.Subjects, b.RoleRef)

@@ -71,6 +71,7 @@ func (e *Engine) advance(ctx context.Context, app *v1alpha1.Application, w *work
 		return out
 	}
 	if out, ok := e.dependencies(app, snapshot.Commit); !ok {
+		e.foretell(ctx, app, w, snapshot)
 		return e.keep(ctx, app, w, out)
 	}
 	if err := e.verifySignature(ctx, app, snapshot); err != nil {

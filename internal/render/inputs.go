@@ -35,6 +35,16 @@ func LookupName(q LookupQuestion) string { return "/lookup " + q.String() }
 // IsPath says whether a name among Inputs is that of a file.
 func IsPath(name string) bool { return !strings.HasPrefix(name, "/") }
 
+// Asks reports whether the cluster was asked anything.
+func (in Inputs) Asks() bool {
+	for name := range in {
+		if !IsPath(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // MatchAnswers reports whether a cluster answers all questions as it did then.
 func (in Inputs) MatchAnswers(ctx context.Context, ask Lookup) bool {
 	for name, want := range in {

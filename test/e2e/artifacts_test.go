@@ -332,9 +332,7 @@ func TestChartDependencies(t *testing.T) {
 // A daemon that is killed comes back to what it ran from archives that nobody has any more: what runs is looked after, and a range is not
 // resolved anew.
 func TestArtifactsAfterARestart(t *testing.T) {
-	needsNode(t)
-	i := newInstance(t, nil)
-	i.start(t)
+	i := shared(t)
 	r := sourcetest.NewRegistry(t, nil)
 	digest := pushFiles(t, r, "acme/web", []string{"latest"}, sourcetest.File("c.yaml", configMap("c", "k", "kept")))
 	charts := newChartFolder(t, "", "")

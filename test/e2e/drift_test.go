@@ -31,8 +31,7 @@ func (a *app) driftEntries(t testing.TB, outcome string) []string {
 
 // Drift is told once for each change, with who, what and when, and without values; healed, or not as the Application wishes.
 func TestDriftIsToldOnce(t *testing.T) {
-	i := newInstance(t, nil)
-	i.start(t)
+	i := shared(t)
 	a := i.deploy(t, map[string]string{"s.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {k: ZGVjbGFyZWQ=}\n", "a.yaml": configMap("a", "k", "one")},
 		func(app *v1alpha1.Application) { no := false; app.Spec.Sync.Heal = &no })
 	a.await(t)

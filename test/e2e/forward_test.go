@@ -48,20 +48,11 @@ func TestAPruneThatCannotBe(t *testing.T) {
 // the first is looked at.
 func TestAMoveThatWaits(t *testing.T) {
 	i := anyCluster(t)
-	r := newRepo(t, map[string]string{"a/own.yaml": configMap("own-a", "k", "v"), "b/own.yaml": configMap("own-b", "k", "v"), "a/moves.yaml": configMap("moves", "k", "one")})
-	name := nameOf(t)
-	i.namespace(t, name)
-	apps := map[string]*app{}
-	for _, folder := range []string{"a", "b"} {
-		apps[folder] = &app{i, name, folder, r}
-		obj := apps[folder].object()
-		obj.Spec.Source.Path = folder
-		if folder == "b" {
-			obj.Spec.Sync.Windows = []v1alpha1.SyncWindow{{Kind: "Deny", Schedule: "* * * * *", Duration: metav1.Duration{Duration: 2 * time.Minute}}}
-		}
-		i.createApplication(t, obj)
-	}
+	r, apps := i.twoFolders(t, func(b *v1alpha1.Application) {
+		b.Spec.Sync.Windows = []v1alpha1.SyncWindow{{Kind: "Deny", Schedule: "* * * * *", Duration: metav1.Duration{Duration: 2 * time.Minute}}}
+	})
 	a, b := apps["a"], apps["b"]
+	name := a.namespace
 	a.await(t)
 	b.awaitCommit(t, r.head(t), v1alpha1.Waiting)
 	i.must(t, "sync", name+"/b", "--ignore-windows")
@@ -73,6 +64,11 @@ func TestAMoveThatWaits(t *testing.T) {
 		if st := a.get(t).Status; !holds(st, "moves") {
 			t.Fatalf("it left the inventory of the first before the second has it: %+v", st.Inventory)
 		}
+	}
+	if !onPlain { // a new life knows what the second asks for once it has looked at it
+		i.kill9(t)
+		i.start(t)
+		i.must(t, "sync", name+"/a")
 	}
 	checkMaps(t, i, name, map[string]string{"own-a": "v", "own-b": "v", "moves": "one"})
 	i.must(t, "sync", name+"/b", "--ignore-windows")
@@ -86,6 +82,25 @@ func TestAMoveThatWaits(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// An object that one commit moves to an Application which waits for others, even for the one that gives it up, is not deleted meanwhile.
+func TestAMoveToADependent(t *testing.T) {
+	i := anyCluster(t)
+	r, apps := i.twoFolders(t, func(b *v1alpha1.Application) { b.Spec.DependsOn = []v1alpha1.Dependency{{Name: "a"}} })
+	a, b := apps["a"], apps["b"]
+	b.await(t)
+	uid := configMapUID(t, i, a.namespace, "moves")
+	late := strings.Replace(configMap("own-a", "k", "v"), "metadata: {", `metadata: {annotations: {gitopsd.io/health: "has(data.ok)"}, `, 1)
+	commit := r.commit(t, "moves", map[string]string{"a/own.yaml": late, "a/moves.yaml": "", "b/moves.yaml": configMap("moves", "k", "two")})
+	a.awaitCommit(t, commit, v1alpha1.Verifying)
+	b.awaitCommit(t, commit, v1alpha1.Waiting)
+	i.mustKubectl(t, "-n", a.namespace, "patch", "configmap", "own-a", "--type=merge", "-p", `{"data":{"ok":"yes"}}`)
+	b.await(t)
+	checkMaps(t, i, a.namespace, map[string]string{"own-a": "v", "own-b": "v", "moves": "two"})
+	if got := configMapUID(t, i, a.namespace, "moves"); got != uid {
+		t.Errorf("it was made anew: %s was %s", got, uid)
+	}
 }
 
 // What spec.sync.prune: false has left is as much of a deletion as what a commit brings, when it is switched on: a mass waits for consent, and

@@ -181,9 +181,7 @@ func TestAHookThatFailsIsHeld(t *testing.T) {
 
 // A daemon that dies while a hook runs goes on with that very hook.
 func TestAHookRunsOnceThroughADeath(t *testing.T) {
-	i := newInstance(t, nil)
-	i.start(t)
-	i.awaitNode(t)
+	i := shared(t)
 	a := i.deploy(t, map[string]string{"Chart.yaml": chartYAML, "templates/a.yaml": configMap("a", "k", "one"), "templates/migrate.yaml": hookJob("migrate", "pre-install", "sleep", "")})
 	a.awaitReason(t, "HookRunning")
 	before := a.hookUID(t, "migrate")

@@ -59,6 +59,12 @@ func TestInstallWithLeastRights(t *testing.T) {
 	if got := c.configMaps(t, "team-a"); got["d"] != "" {
 		t.Errorf("a refused revision was written in part: %v", got)
 	}
+	c.account(t, "team-a", "owner", "--clusterrole=admin")
+	binding := "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: gitopsd-tenant, annotations: {gitopsd.io/adopt: \"true\"}}\n" +
+		"roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: gitopsd-tenant}\nsubjects: [{kind: ServiceAccount, name: deployer, namespace: team-a}]\n"
+	// The engine may not read bindings itself: what would take its own away is found by the rights of the account that may change it.
+	c.tenant(t, s, "team-a", "owner", "owner", map[string]string{"b.yaml": binding}).
+		awaitPhase(t, v1alpha1.Failed, "gitopsd works as system:serviceaccount:gitopsd:gitopsd by it, and the revision takes gitopsd from its subjects")
 	c.account(t, "team-b", "deployer", "--clusterrole=edit")
 	c.tenant(t, s, "team-b", "app", "deployer", map[string]string{"c.yaml": configMap("c", "k", "v")}).
 		awaitPhase(t, v1alpha1.Failed, `cannot impersonate resource "serviceaccounts" in API group "" in the namespace "team-b"`)

@@ -12,17 +12,8 @@ import (
 // either direction, so whichever is looked at first.
 func TestMoves(t *testing.T) {
 	i := anyCluster(t)
-	r := newRepo(t, map[string]string{"a/own.yaml": configMap("own-a", "k", "v"), "b/own.yaml": configMap("own-b", "k", "v"), "a/moves.yaml": configMap("moves", "k", "one")})
-	name := nameOf(t)
-	i.namespace(t, name)
-	apps := map[string]*app{}
-	for _, folder := range []string{"a", "b"} {
-		a := &app{i, name, folder, r}
-		obj := a.object()
-		obj.Spec.Source.Path = folder
-		i.createApplication(t, obj)
-		apps[folder] = a
-	}
+	r, apps := i.twoFolders(t, nil)
+	name := apps["a"].namespace
 	settled := func(commit, has, hasNot string) {
 		t.Helper()
 		eventually(t, 40*time.Second, "it is "+has+"'s", func() error {
@@ -54,6 +45,25 @@ func TestMoves(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// twoFolders makes Applications a and b of two folders of one repository; ConfigMap moves is the first's.
+func (i *instance) twoFolders(t testing.TB, changeB func(*v1alpha1.Application)) (*repo, map[string]*app) {
+	t.Helper()
+	r := newRepo(t, map[string]string{"a/own.yaml": configMap("own-a", "k", "v"), "b/own.yaml": configMap("own-b", "k", "v"), "a/moves.yaml": configMap("moves", "k", "one")})
+	name := nameOf(t)
+	i.namespace(t, name)
+	apps := map[string]*app{}
+	for _, folder := range []string{"a", "b"} {
+		apps[folder] = &app{i, name, folder, r}
+		obj := apps[folder].object()
+		obj.Spec.Source.Path = folder
+		if folder == "b" && changeB != nil {
+			changeB(obj)
+		}
+		i.createApplication(t, obj)
+	}
+	return r, apps
 }
 
 func holds(st v1alpha1.ApplicationStatus, name string) bool {

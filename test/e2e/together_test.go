@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,65 @@ spec:
 
 func gizmo(name, spec string) string {
 	return fmt.Sprintf("apiVersion: e2e.example.org/v1\nkind: Gizmo\nmetadata: {name: %s}\nspec: {%s}\n", name, spec)
+}
+
+// A version that a failed revision added to a definition goes again, and objects that it moved there are back in the one they had: those of the
+// base, and those that had been left by an Application that is gone.
+func TestUndoOfAVersion(t *testing.T) {
+	i := anyCluster(t)
+	const name, size = "sprockets.e2e.example.org", "size: {type: integer}"
+	crd := strings.NewReplacer("gizmos", "sprockets", "Gizmo", "Sprocket", "gizmo", "sprocket").Replace(gizmos(size))
+	v2 := crd[strings.Index(crd, "  - name: v1"):]
+	v2 = strings.NewReplacer("name: v1", "name: v2", "storage: true", "storage: false", size, size+", color: {type: string}").Replace(v2)
+	sprocket := func(name, version, spec string) string {
+		return strings.NewReplacer("Gizmo", "Sprocket", "/v1", "/"+version).Replace(gizmo(name, spec))
+	}
+	old := i.deploy(t, map[string]string{"crd.yaml": crd, "left.yaml": sprocket("left", "v1", "size: 1")})
+	t.Cleanup(func() { i.kubectl("delete", "crd", name, "--ignore-not-found") })
+	old.await(t)
+	i.mustKubectl(t, "-n", old.namespace, "delete", "application", old.name)
+	a := &app{i, old.namespace, "a", newRepo(t, map[string]string{"crd.yaml": crd, "a.yaml": sprocket("a", "v1", "size: 1"), "b.yaml": sprocket("b", "v1", "size: 1")})}
+	obj := a.object()
+	withTimeout(4 * time.Second)(obj)
+	i.createApplication(t, obj)
+	a.await(t)
+
+	versions := func(want string, objects ...string) {
+		t.Helper()
+		if got := i.mustKubectl(t, "get", "crd", name, "-o", "jsonpath={.spec.versions[*].name}"); got != want {
+			t.Errorf("the definition has versions %s, want %s", got, want)
+		}
+		for _, object := range objects {
+			if got := i.mustKubectl(t, "-n", a.namespace, "get", "sprockets.v1.e2e.example.org", object, "-o", "jsonpath={.spec}"); got != `{"size":1}` {
+				t.Errorf("%s is %s", object, got)
+			}
+		}
+	}
+	bad := map[string]string{"crd.yaml": crd + v2, "a.yaml": sprocket("a", "v2", "size: 2"), "b.yaml": sprocket("b", "v2", "size: 1"), "left.yaml": sprocket("left", "v2", "size: 2"), "web.yaml": brokenImage("")}
+	a.awaitCommit(t, a.repo.commit(t, "bad", bad), v1alpha1.RolledBack)
+	versions("v1", "a", "b", "left")
+	if st := a.get(t).Status; holds(st, "left") {
+		t.Errorf("status: %+v", st)
+	}
+
+	// The API converts what is applied to the version in which it was applied before, which does not know what is new. That is no obstacle,
+	// neither there nor back.
+	bad["a.yaml"] = sprocket("a", "v2", "size: 2, color: red")
+	a.awaitCommit(t, a.repo.commit(t, "bad too", bad), v1alpha1.RolledBack)
+	versions("v1", "a", "b", "left")
+	a.repo.commit(t, "good", map[string]string{"b.yaml": "", "left.yaml": "", "web.yaml": ""})
+	a.await(t)
+	// Where objects are stored in the new version too, there is no way back, and the plan says so.
+	stored := strings.Replace(crd, "storage: true", "storage: false", 1) + strings.Replace(v2, "storage: false", "storage: true", 1)
+	writeFile(t, filepath.Join(a.repo.dir, "crd.yaml"), stored)
+	if out, _ := i.run("plan", a.namespace+"/"+a.name, "--dir", a.repo.dir); !strings.Contains(out, "CustomResourceDefinition "+name+" stores its objects as v2 from then on") {
+		t.Errorf("the plan says\n%s", out)
+	}
+	a.repo.commit(t, "stored", map[string]string{"crd.yaml": stored, "a.yaml": sprocket("a", "v2", "color: red")})
+	a.await(t)
+	if got := i.mustKubectl(t, "-n", a.namespace, "get", "sprockets.v2.e2e.example.org", "a", "-o", "jsonpath={.spec}"); got != `{"color":"red"}` {
+		t.Errorf("a is %s", got)
+	}
 }
 
 // A definition and its objects change in one commit: what is new in the definition may be used at once, what it does not allow is
