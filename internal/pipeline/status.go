@@ -123,9 +123,9 @@ func (e *Engine) say(app *v1alpha1.Application, w *work) {
 	switch st.Phase {
 	case v1alpha1.Failed:
 		now = st.Reason + ": " + st.Message
-	case v1alpha1.RolledBack, v1alpha1.Held, v1alpha1.Incomplete:
+	case v1alpha1.Held, v1alpha1.Incomplete: // RolledBack is told where it ends, which a newer commit that fails may hide
 		now, event = st.Reason+": "+st.Message, string(st.Phase)
-		words = map[v1alpha1.Phase]string{v1alpha1.RolledBack: "rolled back", v1alpha1.Held: "revision held", v1alpha1.Incomplete: "undo incomplete"}[st.Phase]
+		words = map[v1alpha1.Phase]string{v1alpha1.Held: "revision held", v1alpha1.Incomplete: "undo incomplete"}[st.Phase]
 	default:
 		if st.Source != nil {
 			now = reasonSource + ": " + st.Source.Message

@@ -11,6 +11,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/intent"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/release"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // undoing brings back what the intent has touched.
@@ -51,7 +52,10 @@ func (t *turn) undoing(ctx context.Context, in *v1alpha1.Intent) outcome {
 	if err := t.putRight(ctx, base); err != nil {
 		class = retry
 	}
-	return outcome{class, v1alpha1.RolledBack, in.Reason, rolledBack(rejected)}
+	words := rolledBack(rejected)
+	t.cfg.Log.Warn("rolled back", "app", keyOf(t.app), "commit", short(in.Revision.Commit), "reason", in.Reason+": "+words)
+	t.recorder.Event(t.app, corev1.EventTypeWarning, string(v1alpha1.RolledBack), in.Reason+": "+words)
+	return outcome{class, v1alpha1.RolledBack, in.Reason, words}
 }
 
 // undo writes the base back and asks the API whether that is what it has.

@@ -103,6 +103,32 @@ func TestAMoveToADependent(t *testing.T) {
 	}
 }
 
+// A revision that is undone while a newer commit is refused is told like any other: the newer one has the status' word.
+func TestRolledBackBehindARefusedCommit(t *testing.T) {
+	i := anyCluster(t)
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(4*time.Second))
+	a.await(t)
+	bad := a.repo.commit(t, "bad", map[string]string{"a.yaml": configMap("a", "k", "two"), "web.yaml": brokenImage("")})
+	a.awaitCommit(t, bad, v1alpha1.Verifying)
+	a.awaitCommit(t, a.repo.commit(t, "cannot be read", map[string]string{"b.yaml": "{"}), v1alpha1.Failed)
+	eventually(t, 20*time.Second, "the event is there", func() error {
+		list, err := i.kube.CoreV1().Events(a.namespace).List(ctx(t), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if e.Reason == "RolledBack" && strings.Contains(e.Message, "commit "+bad[:8]) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%d events, none of them", len(list.Items))
+	})
+	if st := a.get(t).Status; st.Phase != v1alpha1.Failed || st.Rejected == nil || st.Rejected.Revision.Commit != bad || st.Intent != nil {
+		t.Error(errPhase(st))
+	}
+	checkMaps(t, i, a.namespace, map[string]string{"a": "one"})
+}
+
 // What spec.sync.prune: false has left is as much of a deletion as what a commit brings, when it is switched on: a mass waits for consent, and
 // is one entry of the ledger. Meanwhile drift is healed.
 func TestWhatWasLeftIsGuardedToo(t *testing.T) {
