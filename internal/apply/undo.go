@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gitopsd/gitopsd/internal/diff"
@@ -155,17 +156,27 @@ func (x *undo) restore(ctx context.Context, i Image) error {
 	return nil
 }
 
-// returnToVersion restores an object that was moved to another version while that version is still served: its definition may be about to lose it,
-// and the API refuses whatever its managed fields name a version of that is gone. What fails here is tried once more in its turn.
+// returnToVersion restores an object that was moved to another version while that version is still served: a definition that is undone too may be
+// about to lose it, and the API refuses an object of which the managed fields name a version that is gone. What fails here is tried once more in its turn.
 func (x *undo) returnToVersion(ctx context.Context, i Image) error {
 	version := x.version(i)
-	if version == i.Held.Version || x.restore(ctx, i) == nil && x.t.turnTo(ctx, i.Held.Ref, version) == nil {
+	if version == i.Held.Version || !x.definesIn(i.Held.Ref.Group) {
+		return nil
+	}
+	if x.restore(ctx, i) == nil && x.t.turnTo(ctx, i.Held.Ref, version) == nil {
 		return nil
 	}
 	if x.t.turnTo(ctx, i.Held.Ref, version) == nil {
 		_ = x.restore(ctx, i)
 	}
 	return nil
+}
+
+// definesIn says whether a definition of a kind of this group is undone. It is named after its group.
+func (x *undo) definesIn(group string) bool {
+	return slices.ContainsFunc(x.Images, func(i Image) bool {
+		return i.Held.Ref.GroupKind() == crdKind && strings.HasSuffix(i.Held.Ref.Name, "."+group)
+	})
 }
 
 // version is the one that an object is brought back to; one that came with what is undone may be gone.

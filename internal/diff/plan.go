@@ -107,7 +107,8 @@ func (p Plan) Summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, also by hooks, Jobs, which run, and what remains of an update.
+// Irreversible names what no later revision brings back, object by object: what is deleted or replaced, also by hooks, Jobs, which run, and
+// what remains of an update.
 func (p Plan) Irreversible() []string {
 	var out []string
 	for _, c := range p.Changes {
