@@ -143,18 +143,10 @@ func TestUndoGivesBackWhatWasAppliedBefore(t *testing.T) {
 // until the second one's next revision takes it.
 func TestUndoOfAMove(t *testing.T) {
 	i := anyCluster(t)
-	name := nameOf(t)
-	r := newRepo(t, map[string]string{"a/own.yaml": configMap("own-a", "k", "v"), "b/own.yaml": configMap("own-b", "k", "v"), "a/moves.yaml": configMap("moves", "k", "one")})
-	i.namespace(t, name)
-	apps := map[string]*app{}
-	for _, folder := range []string{"a", "b"} {
-		apps[folder] = &app{i, name, folder, r}
-		obj := apps[folder].object()
-		withTimeout(4 * time.Second)(obj)
-		obj.Spec.Source.Path = folder
-		i.createApplication(t, obj)
-		apps[folder].await(t)
-	}
+	r, apps := i.twoFolders(t, func(b *v1alpha1.Application) { withTimeout(4 * time.Second)(b) })
+	name := apps["a"].namespace
+	apps["a"].await(t)
+	apps["b"].await(t)
 	uid := configMapUID(t, i, name, "moves")
 	bad := r.commit(t, "moves and fails", map[string]string{"a/moves.yaml": "", "b/moves.yaml": configMap("moves", "k", "two"), "b/web.yaml": brokenImage("")})
 	apps["b"].awaitCommit(t, bad, v1alpha1.RolledBack)
