@@ -143,7 +143,7 @@ func TestUndoGivesBackWhatWasAppliedBefore(t *testing.T) {
 // until the second one's next revision takes it.
 func TestUndoOfAMove(t *testing.T) {
 	i := anyCluster(t)
-	r, apps := i.twoFolders(t, func(b *v1alpha1.Application) { withTimeout(4 * time.Second)(b) })
+	r, apps := i.twoFolders(t, withTimeout(4*time.Second))
 	name := apps["a"].namespace
 	apps["a"].await(t)
 	apps["b"].await(t)
