@@ -11,6 +11,7 @@ import (
 
 // Every command has help with an example; completion exists for each shell; unknown ones are refused.
 func TestHelp(t *testing.T) {
+	withPlain(t) // once is enough
 	for _, command := range []string{"up", "down", "uninstall", "service", "status", "sync", "suspend", "resume", "plan", "drift", "history", "rollback", "audit verify",
 		"audit export", "render", "image load"} {
 		out, code := output(exec.Command(gitopsd, append(strings.Fields(command), "--help")...))
