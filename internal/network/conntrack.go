@@ -3,9 +3,11 @@ package network
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // flows decides which tracked UDP flows are stale. UDP has no end: a client that sends from one port again and again stays with an
@@ -18,6 +20,12 @@ type flows struct {
 // flows returns where UDP flows to services may lead.
 func (s State) flows() flows {
 	f := flows{services: map[netip.AddrPort]map[netip.AddrPort]bool{}, nodePorts: map[uint16]map[netip.AddrPort]bool{}}
+	s.Services = slices.DeleteFunc(slices.Clone(s.Services), func(svc *corev1.Service) bool {
+		return !slices.ContainsFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool { return p.Protocol == corev1.ProtocolUDP })
+	})
+	if len(s.Services) == 0 {
+		return f
+	}
 	for _, p := range s.servicePorts() {
 		if p.protocol != udp {
 			continue

@@ -25,7 +25,7 @@ import (
 const (
 	// gather is how long changes are gathered before they are written together, at least and at most.
 	gather       = 20 * time.Millisecond
-	mostGathered = time.Second
+	mostGathered = 3 * time.Second
 	retryPeriod  = time.Second
 )
 
@@ -137,7 +137,8 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 	defer check.Stop()
 	retry := time.NewTimer(0) // the first write
 	defer retry.Stop()
-	var took time.Duration
+	var took time.Duration // of the last writing
+	var ended time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -150,7 +151,7 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 			p.touch(nil) // an event may be lost
 			continue
 		case <-p.changed:
-			if !pause(ctx, gathering(took)) {
+			if !pause(ctx, gathering(took, time.Since(ended))) {
 				return nil
 			}
 		case <-check.C:
@@ -163,13 +164,16 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 		if !p.sync() {
 			retry.Reset(retryPeriod)
 		}
-		took = time.Since(began)
+		ended = time.Now()
+		took = ended.Sub(began)
 	}
 }
 
-// gathering is how long changes are gathered before all rules are thought over again, when that took so long the last time: with thousands of Services
-// that come one by one it is not to take more than a fifth of a core.
-func gathering(took time.Duration) time.Duration { return min(max(gather, 4*took), mostGathered) }
+// gathering is how long changes are gathered before all rules are thought over again, when that took so long the last time, and ended so long ago: with
+// thousands of Services that come one by one it is not to take more than a tenth of a core, and one change after a quiet time waits for nothing.
+func gathering(took, ago time.Duration) time.Duration {
+	return max(gather, min(9*took, mostGathered)-ago)
+}
 
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

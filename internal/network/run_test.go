@@ -6,9 +6,12 @@ import (
 )
 
 func TestGathering(t *testing.T) {
-	for took, want := range map[time.Duration]time.Duration{0: gather, time.Millisecond: gather, 50 * time.Millisecond: 200 * time.Millisecond, time.Minute: mostGathered} {
-		if got := gathering(took); got != want {
-			t.Errorf("after %s changes are gathered for %s, not %s", took, got, want)
+	for _, c := range []struct{ took, ago, want time.Duration }{
+		{0, 0, gather}, {time.Millisecond, 0, gather}, {50 * time.Millisecond, 0, 450 * time.Millisecond}, {50 * time.Millisecond, 400 * time.Millisecond, 50 * time.Millisecond},
+		{50 * time.Millisecond, time.Hour, gather}, {time.Minute, 0, mostGathered},
+	} {
+		if got := gathering(c.took, c.ago); got != c.want {
+			t.Errorf("after %s, %s ago, changes are gathered for %s, not %s", c.took, c.ago, got, c.want)
 		}
 	}
 }
