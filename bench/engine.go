@@ -108,10 +108,10 @@ func engineFigures(ctx context.Context, i *instance, _ string) error {
 		return err
 	}
 	row(name+"a commit that touches one, to live", fmt.Sprintf("%.2f s", time.Since(started).Seconds()), "1 s")
-	if err := pause(ctx, 20*time.Second); err != nil { // what follows a change is over
+	if err := pause(ctx, time.Minute); err != nil { // what follows a change is over, as giving back the memory that it took
 		return err
 	}
-	const quiet = 20 * time.Second
+	const quiet = 30 * time.Second
 	busy = ticks(i.cmd.Process.Pid)
 	if err := pause(ctx, quiet); err != nil {
 		return err
