@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -122,7 +123,6 @@ func TestExcuses(t *testing.T) {
 		"who may not bind at all":      {made, binding("Role", "r"), forbidden, false},
 		"a kind that changes":          {made, widget, strict, true},
 		"a field that it has not":      {made, widget, &apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: ".spec.color: field not declared in schema"}}, true},
-		"a kind that is gone":          {made, widget, apierrors.NewGenericServerResponse(404, "GET", schema.GroupResource{}, "w", "404 page not found", 0, true), true},
 		"its namespace is not there":   {made, widget, apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "n"), false},
 		"an API that is away":          {made, widget, apierrors.NewServiceUnavailable("away"), false},
 		"who may not write it":         {made, widget, forbidden, false},
@@ -133,6 +133,14 @@ func TestExcuses(t *testing.T) {
 		if why := c.made.excuses(c.o, nil, c.err); (why != "") != c.excused {
 			t.Errorf("%s: %q", name, why)
 		}
+	}
+	gone := apierrors.NewGenericServerResponse(404, "GET", schema.GroupResource{}, "w", "404 page not found", 0, true)
+	if !noSuchPage(gone) || noSuchPage(absent) {
+		t.Error("a kind that is gone is one that the API knows no page of")
+	}
+	inVain := errors.New("failed to prune fields: failed to convert merged object to last applied version: .spec.color: field not declared in schema")
+	if why := same.excuses(widget, widget.Unstructured, inVain); why != appliedBefore {
+		t.Errorf("a field that the version of before does not know: %q", why)
 	}
 	if stageOf(roleKind) >= stageOf(roleBindingKind) || stageOf(clusterRoleKind) >= stageOf(clusterRoleBindingKind) {
 		t.Error("bindings are written with their roles, or before them")
