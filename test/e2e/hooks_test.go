@@ -69,10 +69,11 @@ func TestHooks(t *testing.T) {
 		"templates/migrate.yaml":   hookJob("migrate", `"pre-install,pre-upgrade"`, "args, migrated", `helm.sh/hook-weight: "1"`),
 		"templates/announce.yaml":  hookJob("announce", "post-install", "args, announced", "helm.sh/hook-delete-policy: hook-succeeded"),
 		"templates/tests/try.yaml": hookJob("try", "test", "exit, '1'", ""),
-	}, withTimeout(30*time.Second))
+	}, withTimeout(30*time.Second), func(app *v1alpha1.Application) { app.Spec.Sync.Suspend = true })
 	if out, code := i.run("plan", a.namespace+"/"+a.name, "--dir", a.repo.dir); code != 2 || !strings.Contains(out, "hook pre-install Job "+a.namespace+"/migrate would run; what it does cannot be undone") {
 		t.Errorf("plan: exit code %d\n%s", code, out)
 	}
+	a.patch(t, `{"spec":{"sync":{"suspend":false}}}`)
 	st := a.await(t).Status
 	for _, h := range st.Inventory {
 		if h.Kind == "Job" || h.Name == "settings" {
