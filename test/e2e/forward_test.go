@@ -106,7 +106,7 @@ func TestAMoveToADependent(t *testing.T) {
 // A revision that is undone while a newer commit is refused is told like any other: the newer one has the status' word.
 func TestRolledBackBehindARefusedCommit(t *testing.T) {
 	i := anyCluster(t)
-	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(4*time.Second))
+	a := i.deploy(t, map[string]string{"a.yaml": configMap("a", "k", "one")}, withTimeout(12*time.Second))
 	a.await(t)
 	bad := a.repo.commit(t, "bad", map[string]string{"a.yaml": configMap("a", "k", "two"), "web.yaml": brokenImage("")})
 	a.awaitCommit(t, bad, v1alpha1.Verifying)

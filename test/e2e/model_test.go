@@ -40,7 +40,7 @@ func TestHistoriesOnARealAPI(t *testing.T) {
 		}
 		n++
 		group.Go(func() error {
-			if err := stage.Replay(t.Context(), h, fmt.Sprintf("replay-%d", seed), b.config, played.States); err != nil {
+			if err := stage.Replay(t.Context(), h, fmt.Sprintf("replay-%d", seed), b.config, played); err != nil {
 				t.Errorf("%s\n%v", h, err)
 			}
 			return nil

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/gitopsd/gitopsd/internal/apply"
 	"github.com/gitopsd/gitopsd/internal/ledger"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
@@ -32,8 +34,9 @@ type gate struct {
 	mu    sync.Mutex
 	fault *Fault
 	count int
+	met   string // the effect that the fault has met
 	dead  bool
-	last  time.Time // of the last effect
+	last  time.Time // of the last effect, or the first request
 	died  func()    // told once
 	away  time.Time
 	held  chan struct{} // not nil: the engine is stopped, until it is closed
@@ -44,13 +47,23 @@ type gate struct {
 func (g *gate) arm(f *Fault) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.fault, g.count = f, 0
+	g.fault, g.count, g.met = f, 0, ""
 }
 
-// quiet says how long the engine has had no effect.
+// hasMet names the effect that this step's fault has met; empty if there was none yet.
+func (g *gate) hasMet() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.met
+}
+
+// quiet says how long the engine has had no effect; zero before it has asked for anything.
 func (g *gate) quiet() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.last.IsZero() {
+		return 0
+	}
 	return time.Since(g.last)
 }
 
@@ -105,24 +118,31 @@ func (g *gate) pass(ctx context.Context) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.last.IsZero() {
+		g.last = time.Now()
+	}
 	if g.dead || time.Now().Before(g.away) {
 		return errLost
 	}
 	return nil
 }
 
+// unique are names that are others in every run: UIDs, commits, hashes.
+var unique = regexp.MustCompile(`[0-9a-f]{8}[-0-9a-f]*`)
+
 // hit says which fault an effect meets.
-func (g *gate) hit(target string) Kind {
+func (g *gate) hit(target, what string) Kind {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.last = time.Now()
-	f := g.fault
-	if f == nil || f.Target != "" && f.Target != target {
+	f, effect := g.fault, unique.ReplaceAllString(target+": "+what, "…")
+	if f == nil || f.Target != "" && f.Target != target || f.effect != "" && f.effect != effect {
 		return ""
 	}
 	if g.count++; g.count != f.N {
 		return ""
 	}
+	g.met = effect
 	switch f.Kind {
 	case Before:
 		g.dead = true
@@ -148,7 +168,7 @@ func (g *gate) effect(ctx context.Context, target, what string, do func() error)
 	if err := g.pass(ctx); err != nil {
 		return err
 	}
-	kind := g.hit(target)
+	kind := g.hit(target, what)
 	defer func() { g.trace.add("engine %s: %s %s %s %v", g.id, what, target, kind, err) }()
 	switch kind {
 	case Refused:
@@ -195,7 +215,8 @@ func (g *gate) through(next http.RoundTripper, req *http.Request) (*http.Respons
 		return fakeapi.Refuse(req, refusals[kind]), nil
 	}
 	var resp *http.Response
-	err = g.effect(ctx, targetOf(req, body), req.Method, func() error {
+	target, what := effectOf(req, body)
+	err = g.effect(ctx, target, what, func() error {
 		var err error
 		resp, err = next.RoundTrip(req)
 		return err
@@ -252,26 +273,28 @@ func peek(req *http.Request) ([]byte, error) {
 	return body, err
 }
 
-// targetOf names an effect as faults do.
-func targetOf(req *http.Request, body []byte) string {
+// effectOf names an effect: as faults do, and what it does in full.
+func effectOf(req *http.Request, body []byte) (target, what string) {
 	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
 	if parts[len(parts)-1] == "status" {
-		var app struct {
-			Status struct{ Intent *struct{ Phase string } }
+		var app v1alpha1.Application
+		if json.Unmarshal(body, &app) != nil {
+			return "end", req.Method
 		}
-		if json.Unmarshal(body, &app) == nil && app.Status.Intent != nil {
-			return "intent " + app.Status.Intent.Phase
+		what = fmt.Sprintf("%s %s %s", req.Method, app.Status.Phase, app.Status.Reason)
+		if in := app.Status.Intent; in != nil {
+			return "intent " + string(in.Phase), what
 		}
-		return "end"
+		return "end", what
 	}
 	for kind, r := range resources {
 		for n, p := range parts[:len(parts)-1] {
 			if p == r.plural {
-				return "object " + kind + "/" + parts[n+1]
+				return "object " + kind + "/" + parts[n+1], req.Method
 			}
 		}
 	}
-	return "other " + req.URL.Path
+	return "other " + req.URL.Path, req.Method
 }
 
 // contents are a store behind the gate.

@@ -62,6 +62,7 @@ type Fault struct {
 	Target string `json:"target,omitempty"` // "object cm/a", "intent Undoing", "end", "contents", "ledger"; "" is any
 	N      int    `json:"n"`                // 1 is the first since the step began
 	Kind   Kind   `json:"kind"`
+	effect string // if not empty, it meets this one only; as hit names them
 }
 
 // Kind is how an effect goes wrong.

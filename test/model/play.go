@@ -20,6 +20,7 @@ import (
 // Played is what became of a history.
 type Played struct {
 	States   []State  // after each step; the last two are those of the end
+	Met      []string // the effect that each step's fault met, if any
 	Problems []string // promises that were broken, each with its moment
 	Trace    string   // everything that was written, and the engine's log
 }
@@ -87,7 +88,7 @@ func (s *Stage) Play(h History, name string) Played {
 	w.start()
 	for n, step := range h.Steps {
 		w.step(n, step, h.Policy)
-		out.States = append(out.States, w.now())
+		out.States, out.Met = append(out.States, w.now()), append(out.Met, w.engine.gate.hasMet())
 	}
 	out.States = append(out.States, w.finish(h.Policy)...)
 	w.engine.end()

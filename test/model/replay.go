@@ -43,8 +43,9 @@ func Replayable(p Played) bool {
 }
 
 // Replay does the steps of a history in a namespace of a real API server that has Kubernetes' controllers and no node, and waits after each
-// until the state is the one that Play found. It returns what differs.
-func (s *Stage) Replay(ctx context.Context, h History, namespace string, client *rest.Config, want []State) error {
+// until the state is the one that Play found. It returns what differs. Where time is real there are more writes of the status, so a fault
+// meets the effect that it met in Play, and none if it met none.
+func (s *Stage) Replay(ctx context.Context, h History, namespace string, client *rest.Config, played Played) error {
 	var late atomic.Bool
 	dir := filepath.Join(s.dir, "ledger-"+namespace)
 	book, err := ledger.Open(dir, ledger.Options{})
@@ -52,7 +53,7 @@ func (s *Stage) Replay(ctx context.Context, h History, namespace string, client 
 		return err
 	}
 	wait := timeout
-	if timed(want) {
+	if timed(played.States) {
 		wait = replayTimeout
 	}
 	d := &driver{namespace: namespace, repo: newRepo(namespace), contents: owned{s.files, namespace + "."}, ledger: book, trace: newTrace(), client: client,
@@ -68,17 +69,20 @@ func (s *Stage) Replay(ctx context.Context, h History, namespace string, client 
 	d.start()
 	defer func() { d.engine.end() }()
 	for n, step := range h.Steps {
+		if step.Fault = nil; played.Met[n] != "" {
+			step.Fault = &Fault{N: 1, Kind: h.Steps[n].Fault.Kind, effect: played.Met[n]}
+		}
 		if err := d.do(ctx, step); err != nil {
 			return fmt.Errorf("step %d: %w", n, err)
 		}
-		if err := d.await(ctx, dir, want[n]); err != nil {
+		if err := d.await(ctx, dir, played.States[n]); err != nil {
 			return fmt.Errorf("step %d (%s): %w\n%s", n, step.Do, err, d.trace)
 		}
 	}
 	if err := d.mend(ctx); err != nil {
 		return err
 	}
-	if err := d.await(ctx, dir, want[len(h.Steps)]); err != nil {
+	if err := d.await(ctx, dir, played.States[len(h.Steps)]); err != nil {
 		return fmt.Errorf("the end: %w\n%s", err, d.trace)
 	}
 	cancel()
