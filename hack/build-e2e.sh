@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 hack/build-bundle.sh
 RACE=1 OUT=build/bundle-race PACK=0 hack/build-bundle.sh
 go build -race -o build/gitopsd-race ./cmd/gitopsd
-go build -race -o build/plaincluster-race ./test/plaincluster
+# Somebody else's cluster holds nothing of ours to find races in, and is twice as fast without.
+CGO_ENABLED=0 go build -o build/plaincluster ./test/plaincluster

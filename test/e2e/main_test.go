@@ -36,7 +36,7 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	gitopsd = cmp.Or(os.Getenv("GITOPSD_E2E_PROGRAM"), filepath.Join(root, "build/gitopsd-race"))
-	plainProgram = filepath.Join(root, "build/plaincluster-race")
+	plainProgram = filepath.Join(root, "build/plaincluster")
 	bundleDir = filepath.Join(root, "build/bundle-race")
 	if _, err := os.Stat(gitopsd); err != nil {
 		fmt.Fprintln(os.Stderr, "build what the tests run first: hack/build-e2e.sh, or make e2e")
