@@ -16,12 +16,12 @@ const (
 	// restPercent trades a little CPU for memory: the control plane's heap is mostly caches that live long. GOGC in the
 	// environment wins.
 	restPercent = 40
-	// workPercent is for times of much work: measured, the collector would take a quarter of the processor otherwise. With roomyPercent, where there is
-	// memory for it, 1,000 Applications took a quarter less time and half a GiB more.
+	// workPercent is for times of much work: measured, the collector would take a quarter of the processor otherwise. roomyPercent is for where there is
+	// memory for it: docs/performance.md says what it costs and brings.
 	workPercent  = 100
-	roomyPercent = 200
+	roomyPercent = 300
 	// roomy is how many times its own size the machine has to have free for that.
-	roomy = 3
+	roomy = 4
 	// settled is when the garbage of the start (OpenAPI documents, unpacked programs, first listings) is given back.
 	settled = 20 * time.Second
 )
