@@ -315,6 +315,9 @@ func monorepoFigures(ctx context.Context, i *instance, _ string) error {
 		return err
 	}
 	row(name+"all applied", fmt.Sprintf("%.1f s", time.Since(started).Seconds()), "")
+	if err := pause(ctx, 15*time.Second); err != nil { // looks that the syncs have left for later are no looks at what comes
+		return err
+	}
 	var times []time.Duration
 	most := 0
 	for run := range monorepoRuns {
