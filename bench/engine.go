@@ -124,31 +124,30 @@ func engineFigures(ctx context.Context, i *instance, _ string) error {
 func awaitApplied(ctx context.Context, client dynamic.Interface, namespace string, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
-	w, err := client.Resource(applications).Namespace(namespace).Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
 	good := map[string]bool{}
-	for e := range w.ResultChan() {
-		u, ok := e.Object.(*unstructured.Unstructured)
-		if !ok {
-			return fmt.Errorf("watch of Applications: %v", e.Object)
+	for ctx.Err() == nil { // the API ends a watch that is slow to take what happens; the next one begins with what there is
+		w, err := client.Resource(applications).Namespace(namespace).Watch(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
 		}
-		phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
-		health, _, _ := unstructured.NestedString(u.Object, "status", "health")
-		good[u.GetName()] = phase == "Applied" && health == "Healthy"
-		count := 0
-		for _, is := range good {
-			if is {
-				count++
+		for e := range w.ResultChan() {
+			u, ok := e.Object.(*unstructured.Unstructured)
+			if !ok {
+				w.Stop()
+				return fmt.Errorf("watch of Applications: %v", e.Object)
+			}
+			phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
+			health, _, _ := unstructured.NestedString(u.Object, "status", "health")
+			if delete(good, u.GetName()); phase == "Applied" && health == "Healthy" {
+				good[u.GetName()] = true
+			}
+			if len(good) == n {
+				w.Stop()
+				return nil
 			}
 		}
-		if count == n {
-			return nil
-		}
 	}
-	return fmt.Errorf("%d of %d Applications have come", len(good), n)
+	return fmt.Errorf("%d of %d Applications are applied and healthy", len(good), n)
 }
 
 // peak is the most memory that a process had resident, in KiB.

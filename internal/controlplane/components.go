@@ -3,11 +3,16 @@ package controlplane
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strconv"
 
+	"github.com/gitopsd/gitopsd/internal/controlplane/inprocess"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
 	"github.com/spf13/pflag"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/rest"
 	cliflag "k8s.io/component-base/cli/flag"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -23,9 +28,9 @@ func init() {
 	rest.SetDefaultWarningHandler(rest.NoWarnings{})
 }
 
-// runAPIServer runs kube-apiserver until ctx ends. It is built from its options, not from its command, because the
+// runAPIServer runs kube-apiserver until ctx ends, for the network and for this process. It is built from its options, not from its command, because the
 // command takes the process's signals for itself.
-func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI) error {
+func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI, inside *inprocess.Server) error {
 	if cfg.AuditLog != "" {
 		if err := pki.WriteFile(keys.Path("audit-policy.yaml"), []byte(auditPolicy)); err != nil {
 			return err
@@ -45,23 +50,51 @@ func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI) error {
 	if errs := completed.Validate(); len(errs) != 0 {
 		return utilerrors.NewAggregate(errs)
 	}
-	return apiserver.Run(ctx, completed)
+	config, err := apiserver.NewConfig(completed)
+	if err != nil {
+		return err
+	}
+	auth := &config.Aggregator.GenericConfig.Authentication // of the outermost of the three servers, which asks for all
+	auth.Authenticator = union.New(authenticator.RequestFunc(authenticateInside), auth.Authenticator)
+	ready, err := config.Complete()
+	if err != nil {
+		return err
+	}
+	chain, err := apiserver.CreateServerChain(ready)
+	if err != nil {
+		return err
+	}
+	prepared, err := chain.PrepareRun()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of what is open inside too
+	inside.Serve(ctx, chain.GenericAPIServer.Handler)
+	return prepared.Run(ctx)
+}
+
+// authenticateInside knows who calls from this process.
+func authenticateInside(req *http.Request) (*authenticator.Response, bool, error) {
+	caller, ok := inprocess.Caller(req.Context()).(user.Info)
+	if !ok {
+		return nil, false, nil
+	}
+	return &authenticator.Response{User: caller}, true, nil
 }
 
 func apiServerFlags(cfg Config, keys *pki.PKI) []string {
 	serving, servingKey := keys.Files(pki.APIServer)
-	etcdClient, etcdKey := keys.Files(pki.EtcdClient)
 	kubelet, kubeletKey := keys.Files(pki.AgentClient)
-	etcdAuthority, _ := keys.AuthorityFiles(pki.EtcdCA)
 	proxyAuthority, _ := keys.AuthorityFiles(pki.FrontProxyCA)
 	signing, signingPublic := keys.ServiceAccountFiles()
 	proxy, proxyKey := keys.Files(pki.FrontProxyClient)
+	etcd := etcdSocket(cfg)
 	flags := []string{
 		"--bind-address=" + cfg.BindAddress.String(),
 		"--advertise-address=" + cfg.AdvertiseAddress.String(),
 		"--secure-port=" + strconv.Itoa(cfg.APIPort),
-		"--etcd-servers=" + loopback(cfg.EtcdPort)[0].String(),
-		"--etcd-cafile=" + etcdAuthority, "--etcd-certfile=" + etcdClient, "--etcd-keyfile=" + etcdKey,
+		"--etcd-servers=" + etcd.String(),
 		"--tls-cert-file=" + serving, "--tls-private-key-file=" + servingKey,
 		"--client-ca-file=" + keys.CAFile(),
 		"--kubelet-certificate-authority=" + keys.CAFile(),
@@ -91,13 +124,13 @@ func apiServerFlags(cfg Config, keys *pki.PKI) []string {
 }
 
 // runControllerManager runs kube-controller-manager until ctx ends.
-func runControllerManager(ctx context.Context, cfg Config, keys *pki.PKI) error {
+func runControllerManager(ctx context.Context, cfg Config, api API) error {
 	opts, err := kcmoptions.NewKubeControllerManagerOptions()
 	if err != nil {
 		return err
 	}
 	all, disabled, aliases := kcm.KnownControllers(), kcm.ControllersDisabledByDefault(), kcm.ControllerAliases()
-	if err := parseFlags(opts.Flags(all, disabled, aliases), controllerManagerFlags(cfg, keys)); err != nil {
+	if err := parseFlags(opts.Flags(all, disabled, aliases), controllerManagerFlags(cfg, api.PKI)); err != nil {
 		return err
 	}
 	if err := opts.ComponentGlobalsRegistry.Set(); err != nil {
@@ -107,8 +140,15 @@ func runControllerManager(ctx context.Context, cfg Config, keys *pki.PKI) error 
 	if err != nil {
 		return err
 	}
+	// Its controllers have accounts of their own, whose clients keep of this configuration the host and not the transport: so the host says it.
+	http.DefaultTransport.(*http.Transport).RegisterProtocol(insideScheme, api.inside.Transport(nil))
+	c.Kubeconfig.Transport, c.Kubeconfig.TLSClientConfig = api.Client(pki.ControllerManager).Transport, rest.TLSClientConfig{}
+	c.Kubeconfig.Host = insideScheme + "://kubernetes"
 	return kcm.Run(ctx, c.Complete())
 }
+
+// insideScheme is that of URLs whose requests stay in this process.
+const insideScheme = "inprocess"
 
 func controllerManagerFlags(cfg Config, keys *pki.PKI) []string {
 	ca, caKey := keys.AuthorityFiles(pki.ClusterCA)

@@ -19,17 +19,20 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gitopsd/gitopsd/internal/controlplane/inprocess"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/rest"
 )
 
 // Config says where a control plane lives and what it is called by. Every field is required unless it says otherwise.
 type Config struct {
 	DataDir          string        // holds pki/, etcd/ and admin.kubeconfig
+	RunDir           string        // holds etcd's sockets; a short path, gone after a reboot
 	BindAddress      net.IP        // where the API listens; may be 0.0.0.0
 	AdvertiseAddress net.IP        // how pods and agents reach the API; never loopback
 	APIPort          int           // TCP
-	EtcdPort         int           // clients of etcd, on loopback
+	EtcdPort         int           // clients of etcd other than the API, on loopback
 	EtcdPeerPort     int           // etcd's own port, on loopback; nothing but etcd uses it
 	ServiceCIDR      *net.IPNet    // ClusterIPs come from here; its first address is the API's
 	PodCIDR          string        // nodes get /24 parts of it
@@ -48,16 +51,18 @@ type API struct {
 	URL    string // on an address that this machine reaches
 	PKI    *pki.PKI
 	Server string // the advertised URL: what kubeconfigs for others contain
+
+	inside *inprocess.Server
 }
 
-// Client returns the configuration of a client that acts as the given identity. Certificates are read from files, so
-// a renewed one is used without a restart.
+// Client returns the configuration of a client in this process that acts as the given identity. Its requests reach the API's handlers without network,
+// TLS and HTTP/2; docs/design/in-process.md says why and what that leaves as it is.
 func (a API) Client(id pki.Identity) *rest.Config {
-	cert, key := a.PKI.Files(id)
+	name, groups := a.PKI.Subject(id)
 	return &rest.Config{
-		Host:            a.URL,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: a.PKI.CAFile(), CertFile: cert, KeyFile: key},
-		UserAgent:       "gitopsd",
+		Host:      a.URL,
+		Transport: a.inside.Transport(&user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}),
+		UserAgent: "gitopsd",
 	}
 }
 
@@ -72,7 +77,7 @@ func Run(ctx context.Context, cfg Config, serve func(context.Context, API) error
 		return err
 	}
 	api := API{URL: "https://" + net.JoinHostPort(localAddress(cfg.BindAddress), strconv.Itoa(cfg.APIPort)), PKI: keys,
-		Server: serverURL(cfg)}
+		Server: serverURL(cfg), inside: &inprocess.Server{}}
 	if err := writeKubeconfigs(cfg, api); err != nil {
 		return err
 	}
@@ -86,12 +91,12 @@ func Run(ctx context.Context, cfg Config, serve func(context.Context, API) error
 	defer store.close()
 
 	// Components outlive ctx: they are stopped one after another below, so they get contexts of their own.
-	server := startPart(fail, "kube-apiserver", func(ctx context.Context) error { return runAPIServer(ctx, cfg, keys) })
+	server := startPart(fail, "kube-apiserver", func(ctx context.Context) error { return runAPIServer(ctx, cfg, keys, api.inside) })
 	defer server.stop()
 	if err := waitReady(ctx, api); err != nil {
 		return cause(ctx, err)
 	}
-	controllers := startPart(fail, "kube-controller-manager", func(ctx context.Context) error { return runControllerManager(ctx, cfg, keys) })
+	controllers := startPart(fail, "kube-controller-manager", func(ctx context.Context) error { return runControllerManager(ctx, cfg, api) })
 	defer controllers.stop()
 	renewal := startPart(fail, "certificate renewal", func(ctx context.Context) error { return keepFresh(ctx, cfg, keys) })
 	defer renewal.stop()
@@ -145,9 +150,10 @@ func (p *part) stop() {
 	<-p.done
 }
 
-// waitReady returns when /readyz of the API answers 200 to the admin.
+// waitReady returns when /readyz of the API answers 200 to the admin, over the network.
 func waitReady(ctx context.Context, api API) error {
-	transport, err := rest.TransportFor(api.Client(pki.Admin))
+	cert, key := api.PKI.Files(pki.Admin)
+	transport, err := rest.TransportFor(&rest.Config{TLSClientConfig: rest.TLSClientConfig{CAFile: api.PKI.CAFile(), CertFile: cert, KeyFile: key}})
 	if err != nil {
 		return fmt.Errorf("build client of the API: %w", err)
 	}

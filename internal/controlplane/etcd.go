@@ -1,7 +1,9 @@
 package controlplane
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,19 +13,36 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// store is the embedded etcd: one member, on loopback, for holders of a certificate of etcd's own authority only.
+// store is the embedded etcd: one member, for the API by a socket in a folder of ours alone, and on loopback for holders of a certificate of etcd's own
+// authority, as operators with etcdctl.
 type store struct{ etcd *embed.Etcd }
+
+// etcdSocket is where the API reaches etcd: without TLS, and past the network.
+func etcdSocket(cfg Config) url.URL {
+	return url.URL{Scheme: "unix", Path: filepath.Join(cfg.RunDir, "etcd", "grpc.sock")}
+}
 
 func startEtcd(cfg Config, keys *pki.PKI) (*store, error) {
 	if err := os.MkdirAll(cfg.LogDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create log folder: %w", err)
+	}
+	socket := etcdSocket(cfg)
+	if err := os.MkdirAll(cfg.RunDir, 0o711); err != nil {
+		return nil, fmt.Errorf("create run folder: %w", err)
+	}
+	if err := os.Mkdir(filepath.Dir(socket.Path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("create folder for sockets of etcd: %w", err)
 	}
 	c := embed.NewConfig()
 	c.Dir = filepath.Join(cfg.DataDir, "etcd")
 	c.LogLevel = "error"
 	c.LogOutputs = []string{filepath.Join(cfg.LogDir, "etcd.log")}
 	clients, peers := loopback(cfg.EtcdPort), loopback(cfg.EtcdPeerPort)
-	c.ListenClientUrls, c.AdvertiseClientUrls = clients, clients
+	c.ListenClientUrls, c.AdvertiseClientUrls = append(clients, socket), clients
+	// What is not gRPC has a door of its own, so that gRPC is served by its own library and not through net/http, as etcd's documentation recommends.
+	plain := socket
+	plain.Path = filepath.Join(filepath.Dir(socket.Path), "http.sock")
+	c.ListenClientHttpUrls = []url.URL{plain}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = peers, peers
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.ClientTLSInfo = etcdTLS(keys)

@@ -119,7 +119,7 @@ func (o Options) logDir() string { return filepath.Join(o.DataDir, "logs") }
 func (i *instance) controlPlane() controlplane.Config {
 	_, services, _ := net.ParseCIDR(i.ServiceCIDR) // checked by complete
 	c := controlplane.Config{
-		DataDir: i.DataDir, LogDir: i.logDir(), Log: i.log,
+		DataDir: i.DataDir, RunDir: i.RunDir, LogDir: i.logDir(), Log: i.log,
 		BindAddress: net.ParseIP(i.BindAddress), AdvertiseAddress: net.ParseIP(i.AdvertiseAddress),
 		APIPort: i.APIPort, EtcdPort: i.EtcdPort, EtcdPeerPort: i.EtcdPeerPort,
 		ServiceCIDR: services, PodCIDR: i.PodCIDR, NodePortRange: i.NodePortRange,

@@ -39,7 +39,9 @@ func limitMemory(ctx context.Context) {
 	for {
 		select {
 		case <-began:
-			debug.FreeOSMemory()
+			if p.percent == restPercent { // else it is given back when there is less work
+				debug.FreeOSMemory()
+			}
 		case <-second.C:
 			now := processorTime()
 			if before := p.percent; adapts && p.after(now-used, hasRoom) != before {

@@ -170,9 +170,9 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 }
 
 // gathering is how long changes are gathered before all rules are thought over again, when that took so long the last time, and ended so long ago: with
-// thousands of Services that come one by one it is not to take more than a tenth of a core, and one change after a quiet time waits for nothing.
+// thousands of Services that come one by one it is not to take more than a twentieth of a core, and one change after a quiet time waits for nothing.
 func gathering(took, ago time.Duration) time.Duration {
-	return max(gather, min(9*took, mostGathered)-ago)
+	return max(gather, min(19*took, mostGathered)-ago)
 }
 
 func pause(ctx context.Context, d time.Duration) bool {

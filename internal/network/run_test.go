@@ -7,7 +7,7 @@ import (
 
 func TestGathering(t *testing.T) {
 	for _, c := range []struct{ took, ago, want time.Duration }{
-		{0, 0, gather}, {time.Millisecond, 0, gather}, {50 * time.Millisecond, 0, 450 * time.Millisecond}, {50 * time.Millisecond, 400 * time.Millisecond, 50 * time.Millisecond},
+		{0, 0, gather}, {time.Millisecond, 0, gather}, {50 * time.Millisecond, 0, 950 * time.Millisecond}, {50 * time.Millisecond, 900 * time.Millisecond, 50 * time.Millisecond},
 		{50 * time.Millisecond, time.Hour, gather}, {time.Minute, 0, mostGathered},
 	} {
 		if got := gathering(c.took, c.ago); got != c.want {

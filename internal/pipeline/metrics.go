@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"sync"
+
 	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +18,7 @@ type Metrics struct {
 	syncs    *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	phases   *prometheus.GaugeVec
+	last     sync.Map // the phase of each Application that phases has
 	sourceUp *prometheus.GaugeVec
 	cache    prometheus.Gauge
 	cached   prometheus.Gauge
@@ -69,7 +72,9 @@ func (m *Metrics) sync(k types.NamespacedName, r *v1alpha1.SyncRecord, err error
 }
 
 func (m *Metrics) phase(k types.NamespacedName, p v1alpha1.Phase) {
-	m.phases.DeletePartialMatch(prometheus.Labels{"namespace": k.Namespace, "name": k.Name})
+	if last, ok := m.last.Swap(k, p); ok && last != p {
+		m.phases.DeleteLabelValues(k.Namespace, k.Name, string(last.(v1alpha1.Phase)))
+	}
 	m.phases.WithLabelValues(k.Namespace, k.Name, string(p)).Set(1)
 }
 
@@ -96,6 +101,7 @@ func (m *Metrics) forget(k types.NamespacedName) {
 	}{m.syncs, m.seconds, m.phases, m.sourceUp} {
 		v.DeletePartialMatch(prometheus.Labels{"namespace": k.Namespace, "name": k.Name})
 	}
+	m.last.Delete(k)
 }
 
 // newRecorder makes events about Applications.

@@ -71,7 +71,7 @@ func config(dataDir string, apiPort int, services string, audit bool) (controlpl
 	}
 	loopback := net.ParseIP("127.0.0.1")
 	cfg := controlplane.Config{
-		DataDir: dir, LogDir: filepath.Join(dir, "logs"), Log: slog.New(slog.DiscardHandler),
+		DataDir: dir, RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "logs"), Log: slog.New(slog.DiscardHandler),
 		BindAddress: loopback, AdvertiseAddress: net.ParseIP("192.0.2.10"), // of TEST-NET-1: nobody connects to it
 		APIPort: apiPort, EtcdPort: apiPort + 1, EtcdPeerPort: apiPort + 2, ServiceCIDR: serviceCIDR, PodCIDR: "10.250.0.0/16",
 		NodePortRange: "30000-32767", NodeName: "none", NodeAddress: loopback, CertificateLife: 24 * time.Hour,

@@ -51,6 +51,20 @@ func (p *PKI) Files(id Identity) (cert, key string) {
 	return p.Path(string(id) + ".crt"), p.Path(string(id) + ".key")
 }
 
+// Subject is the user that an identity's certificate names, and the user's groups.
+func (p *PKI) Subject(id Identity) (name string, groups []string) {
+	for _, l := range p.leaves {
+		if l.id != id {
+			continue
+		}
+		if l.group != "" {
+			groups = []string{l.group}
+		}
+		return l.name, groups
+	}
+	panic("no identity " + string(id))
+}
+
 // Path of a file in the folder.
 func (p *PKI) Path(name string) string { return filepath.Join(p.dir, name) }
 
