@@ -2,8 +2,8 @@
 // same wherever the render looked have the same result. Charts may call clocks and random functions, so this is not only
 // faster than to render again: it is what keeps a restart from making a new revision.
 //
-// Results hold Secrets. They lie sealed in a folder that only this user can read, each in a file named by its options and its
-// content; a file that is torn or changed is no answer, and is removed.
+// Results hold Secrets. They lie sealed in a folder that only this user can read, each in a file named by its options, its
+// content and the revision of its release; a file that is torn or changed is no answer, and is removed.
 package cache
 
 import (
@@ -76,7 +76,7 @@ type entry struct {
 	used      time.Time
 }
 
-func (e *entry) path() string { return filepath.Join(e.key, e.name) }
+func (e *entry) path() string { return e.key + "." + e.name }
 
 // Open finds what is kept in a folder. Next renders the rest.
 func Open(cfg Config, next Renderer) (*Cache, error) {
@@ -95,15 +95,15 @@ func Open(cfg Config, next Renderer) (*Cache, error) {
 		}
 	}
 	c := &Cache{cfg: cfg, next: next, keys: map[string][]*entry{}}
-	files, err := filepath.Glob(filepath.Join(cfg.Dir, "*", "*"))
-	if err != nil {
-		return nil, err
+	files, err := os.ReadDir(cfg.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read folder of rendered objects: %w", err)
 	}
 	for _, file := range files {
-		e, ok := c.found(file)
+		e, ok := found(file)
 		if !ok {
 			if !cfg.ReadOnly {
-				_ = os.Remove(file) // half written, when a process before this one died
+				_ = os.RemoveAll(filepath.Join(cfg.Dir, file.Name())) // half written, when a process before this one died
 			}
 			continue
 		}
@@ -113,33 +113,25 @@ func Open(cfg Config, next Renderer) (*Cache, error) {
 	if cfg.ReadOnly {
 		return c, nil
 	}
-	c.removeEmpty()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for key := range c.keys {
+		c.shrinkKey(key)
+	}
 	c.shrink()
 	return c, nil
 }
 
-// removeEmpty removes the folders of keys of which nothing is kept any more. It is done only here: a folder that goes while a
-// result is written into it would fail that.
-func (c *Cache) removeEmpty() {
-	dirs, err := os.ReadDir(c.cfg.Dir)
-	for _, d := range dirs {
-		if err == nil && d.IsDir() && len(c.keys[d.Name()]) == 0 {
-			_ = os.Remove(filepath.Join(c.cfg.Dir, d.Name()))
-		}
-	}
-}
-
 // found is the entry that a file of the folder is.
-func (c *Cache) found(file string) (*entry, bool) {
-	info, err := os.Stat(file)
-	hash, number, cut := strings.Cut(filepath.Base(file), "-")
+func found(file fs.DirEntry) (*entry, bool) {
+	info, err := file.Info()
+	key, name, cut := strings.Cut(file.Name(), ".")
+	hash, number, numbered := strings.Cut(name, "-")
 	revision, numberErr := strconv.ParseInt(number, 10, 64)
-	if err != nil || !info.Mode().IsRegular() || !cut || len(hash) != 64 || numberErr != nil {
+	if err != nil || !info.Mode().IsRegular() || !cut || !numbered || len(key) != 64 || len(hash) != 64 || numberErr != nil {
 		return nil, false
 	}
-	return &entry{key: filepath.Base(filepath.Dir(file)), name: filepath.Base(file), revision: revision, size: info.Size(), used: info.ModTime()}, true
+	return &entry{key: key, name: name, revision: revision, size: info.Size(), used: info.ModTime()}, true
 }
 
 // Render returns what is kept for the request, or renders it and keeps that.
@@ -305,9 +297,6 @@ func (c *Cache) put(keys keys, r *render.Result) error {
 		c.cfg.Log.Warn("rendered objects are too large to be kept: a restart renders them again", "bytes", e.size)
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Join(c.cfg.Dir, e.key), 0o700); err != nil {
-		return fmt.Errorf("keep rendered objects: %w", err)
-	}
 	if err := durable.WriteFile(filepath.Join(c.cfg.Dir, e.path()), sealed, 0o600); err != nil {
 		return fmt.Errorf("keep rendered objects: %w", err)
 	}
@@ -316,6 +305,7 @@ func (c *Cache) put(keys keys, r *render.Result) error {
 	c.remove(func(other *entry) bool { return other.path() == e.path() }, e.key) // it is the same file
 	c.keys[e.key] = append(c.keys[e.key], e)
 	c.bytes += e.size
+	c.shrinkKey(e.key)
 	c.shrink()
 	return nil
 }
@@ -384,19 +374,20 @@ func (c *Cache) remove(which func(*entry) bool, key string) (removed int) {
 	return removed
 }
 
-// shrink removes what is too much: of each key, and of all. The caller holds the lock.
-func (c *Cache) shrink() {
-	var all []*entry
-	for _, list := range c.keys {
-		byUse := slices.SortedFunc(slices.Values(list), older)
-		for len(byUse) > eachKey {
-			c.discard(byUse[0])
-			byUse = byUse[1:]
-		}
+// shrinkKey removes what is too much of one key. The caller holds the lock.
+func (c *Cache) shrinkKey(key string) {
+	byUse := slices.SortedFunc(slices.Values(c.keys[key]), older)
+	for _, e := range byUse[:max(0, len(byUse)-eachKey)] {
+		c.discard(e)
 	}
+}
+
+// shrink removes what is too much of all. The caller holds the lock.
+func (c *Cache) shrink() {
 	if c.bytes <= c.cfg.Bytes {
 		return
 	}
+	var all []*entry
 	for _, list := range c.keys {
 		all = append(all, list...)
 	}
