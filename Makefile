@@ -48,8 +48,7 @@ fuzzed: ## every fuzz target for a few seconds
 
 e2e: ## end-to-end tests of a daemon with the race detector: on real containers, and on a cluster of somebody else's; needs root
 	@hack/build-e2e.sh
-	$(GO) test -race -timeout 40m -count=1 ./test/e2e/...
-	GITOPSD_E2E_ON=plain $(GO) test -race -timeout 40m -count=1 ./test/e2e/...
+	@hack/e2e.sh
 
 model: ## random histories of commits, crashes and changes by hand, in virtual time; HISTORIES=10000, SEED=1 is the first
 	cd test/model && HISTORIES=$(or $(HISTORIES),10000) SEED=$(or $(SEED),1) $(GO) test -count=1 -timeout 3h -run TestHistories .

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Report is what was done.
@@ -51,7 +52,7 @@ func (t Target) Prune(ctx context.Context, r Revision, p *Proof) (Report, error)
 }
 
 func newRun(t Target, r Revision, p *Proof) *run {
-	x := &run{t: t, r: r, p: p, held: map[diff.Ref]Held{}}
+	x := &run{t: t, r: r, p: p, held: map[diff.Ref]Held{}, restored: p.restored(r.Desired)}
 	for _, h := range Intended(r) {
 		x.held[h.Ref] = h
 	}
@@ -74,6 +75,8 @@ type run struct {
 	p    *Proof
 	held map[diff.Ref]Held
 	gone patience // for predecessors to go
+
+	restored map[schema.GroupKind]string // kinds that are stored in another version from now on
 }
 
 func (x *run) stages(ctx context.Context) error {
@@ -173,6 +176,9 @@ func (x *run) object(ctx context.Context, o Object) (*unstructured.Unstructured,
 	live := x.p.live[o.Ref()]
 	if x.p.changes[o.Ref()].Action != diff.Unchanged {
 		live, err = x.write(ctx, m, o)
+		if gvk := o.GroupVersionKind(); err == nil && x.restored[gvk.GroupKind()] == gvk.Version {
+			live, err = x.stored(ctx, m, o, live)
+		}
 	}
 	if err == nil && o.GroupVersionKind().GroupKind() == crdKind {
 		live, err = x.established(ctx, m, o)

@@ -3,13 +3,16 @@ package apply
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/gitopsd/gitopsd/internal/diff"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -19,15 +22,52 @@ func storedAnew(o Object, live *unstructured.Unstructured) string {
 		return ""
 	}
 	stored, _, _ := unstructured.NestedStringSlice(live.Object, "status", "storedVersions")
-	versions, _, _ := unstructured.NestedSlice(o.Object, "spec", "versions")
+	if version := storageOf(o.Unstructured); version != "" && !slices.Contains(stored, version) {
+		return fmt.Sprintf("stores its objects as %s from then on, and cannot lose that version again", version)
+	}
+	return ""
+}
+
+// storageOf is the version in which a definition has its objects stored.
+func storageOf(crd *unstructured.Unstructured) string {
+	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
 	for _, v := range versions {
-		version, _ := v.(map[string]any)
-		name, _ := version["name"].(string)
-		if version["storage"] == true && !slices.Contains(stored, name) {
-			return fmt.Sprintf("stores its objects as %s from then on, and cannot lose that version again", name)
+		if version, _ := v.(map[string]any); version["storage"] == true {
+			name, _ := version["name"].(string)
+			return name
 		}
 	}
 	return ""
+}
+
+// restored are the kinds of which a revision has objects stored in another version than before, and that version.
+func (p *Proof) restored(desired []Object) map[schema.GroupKind]string {
+	out := map[schema.GroupKind]string{}
+	for _, o := range desired {
+		if live := p.live[o.Ref()]; o.Ref().GroupKind() == crdKind && live != nil && storageOf(live) != storageOf(o.Unstructured) {
+			group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
+			kind, _, _ := unstructured.NestedString(o.Object, "spec", "names", "kind")
+			out[schema.GroupKind{Group: group, Kind: kind}] = storageOf(o.Unstructured)
+		}
+	}
+	return out
+}
+
+// stored sees to it that an object is stored as it was written. For a moment after a definition has changed, the API may store objects in the
+// version of before, and drops without a word what that does not know.
+func (x *run) stored(ctx context.Context, m *meta.RESTMapping, o Object, live *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	var p patience
+	var missing []string
+	err := p.await(ctx, func() (done bool, err error) {
+		if missing = diff.Missing(live, x.t.Manager); len(missing) > 0 {
+			live, err = x.t.patch(ctx, m, o, live, whatever)
+		}
+		return len(missing) == 0, err
+	})
+	if errors.Is(err, errPatience) {
+		err = errTransient{fmt.Sprintf("the API has dropped %s of it; tried again", strings.Join(missing, ", "))}
+	}
+	return live, err
 }
 
 // appliedBefore is why an object cannot be proven whose fields the API remembers in a version that lacks what is new.

@@ -80,6 +80,22 @@ func Applied(u *unstructured.Unstructured, manager string) *unstructured.Unstruc
 	return &unstructured.Unstructured{Object: out}
 }
 
+// Missing are the fields that a manager has applied, by the API's own account, and that the object does not have.
+func Missing(u *unstructured.Unstructured, manager string) []string {
+	var out []string
+	for _, m := range u.GetManagedFields() {
+		set := fieldSet(m)
+		if set == nil || m.Manager != manager || m.Operation != metav1.ManagedFieldsOperationApply || m.Subresource != "" || m.APIVersion != u.GetAPIVersion() {
+			continue
+		}
+		out = append(out, paths(set, func(p fieldpath.Path) bool {
+			_, there := lookup(u.Object, p)
+			return !there
+		})...)
+	}
+	return out
+}
+
 // withStringData is an object in which a Secret has its texts where they may have been applied: the API moves them to data, and the
 // managers with them to nowhere.
 func withStringData(u *unstructured.Unstructured) map[string]any {

@@ -2,6 +2,7 @@ package diff
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -107,5 +108,28 @@ data: {d: b25l, k: dHdv, theirs: eA==}
 	got, err := json.Marshal(Applied(u, "gitopsd").Object)
 	if want := `{"data":{"d":"b25l"},"stringData":{"k":"two"}}`; err != nil || string(got) != want {
 		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+}
+
+// What the API counts as applied and has not kept is found by the path of each field, in lists too.
+func TestMissing(t *testing.T) {
+	u := parse(t, `
+apiVersion: example.org/v2
+kind: Gizmo
+metadata:
+  name: a
+  managedFields:
+  - {manager: ours, operation: Apply, apiVersion: example.org/v2, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:size": {}, "f:color": {}, "f:parts": {'k:{"name":"x"}': {".": {}, "f:name": {}, "f:width": {}}, 'k:{"name":"y"}': {".": {}, "f:name": {}}}, "f:tags": {'v:"t"': {}}}}}
+  - {manager: ours, operation: Apply, apiVersion: example.org/v1, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:old": {}}}}
+  - {manager: ours, operation: Update, apiVersion: example.org/v2, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:updated": {}}}}
+  - {manager: theirs, operation: Apply, apiVersion: example.org/v2, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:other": {}}}}
+spec: {size: 1, parts: [{name: x}], tags: [t]}
+`)
+	if got, want := Missing(u, "ours"), []string{".spec.color", `.spec.parts[name="x"].width`, `.spec.parts[name="y"].name`}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	u.SetManagedFields(nil)
+	if got := Missing(u, "ours"); len(got) > 0 {
+		t.Errorf("of an object without managers: %q", got)
 	}
 }

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests, in three processes beside each other: they wait more than they work. Each has ports, addresses and names of its own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go test -race -c -o build/e2e.test ./test/e2e
+# Those that start instances of their own, one after another. What is not named here runs with the shared instance.
+alone='^(TestCertificatesRenew|TestDeaths|TestFileSourcesOfTenants|TestRootWithCredentials|TestServerWithoutANode|TestUnusedImagesGo)$'
+logs=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$logs"' EXIT
+cd test/e2e
+
+run() { # name, number of the first instance, arguments of the tests
+	local name=$1 first=$2 began=$SECONDS
+	shift 2
+	if GITOPSD_E2E_FIRST=$first ../../build/e2e.test -test.timeout 40m "$@" >"$logs/$name" 2>&1; then
+		echo "ok: end-to-end tests $name, $((SECONDS - began)) s"
+	else
+		cat "$logs/$name"
+		echo "FAILED: end-to-end tests $name, $((SECONDS - began)) s"
+		return 1
+	fi
+}
+
+run "with instances of their own" 80 -test.run "$alone" &
+GITOPSD_E2E_ON=plain run "on a plain cluster" 40 &
+run "on our own control plane" 0 -test.skip "$alone" &
+failed=0
+for _ in 1 2 3; do wait -n || failed=1; done
+exit $failed
