@@ -117,17 +117,26 @@ func (a *answer) serve(handler http.Handler, req *http.Request) {
 		req.Body.Close()
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if broken == http.ErrAbortHandler {
-			broken = io.ErrUnexpectedEOF
-		}
-		if broken != nil && a.err == nil {
-			a.err = fmt.Errorf("the answer to %s %s broke off: %v", req.Method, req.URL.Path, broken)
+		switch {
+		case a.err != nil:
+		case broken != nil:
+			a.err = fmt.Errorf("the answer to %s %s broke off: %w", req.Method, req.URL.Path, cause(broken))
+		case a.ctx.Err() != nil: // the server has ended, and the handler because of it: who knows what is missing
+			a.err = context.Cause(a.ctx)
 		}
 		a.begin(http.StatusOK)
 		a.over = true
 		a.hand()
 	}()
 	handler.ServeHTTP(a, req)
+}
+
+// cause is a panic as its client may know of it.
+func cause(broken any) error {
+	if broken == http.ErrAbortHandler {
+		return io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%v", broken)
 }
 
 func (a *answer) response(req *http.Request) (*http.Response, error) {

@@ -138,7 +138,8 @@ func TestEnds(t *testing.T) {
 				s := &Server{}
 				s.Serve(serverCtx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					w.(http.Flusher).Flush()
-					notified := w.(http.CloseNotifier).CloseNotify() //nolint:staticcheck // Kubernetes' handlers ask for it
+					//lint:ignore SA1019 Kubernetes' handlers ask for it
+					notified := w.(http.CloseNotifier).CloseNotify()
 					var err error
 					for writes && err == nil {
 						_, err = w.Write(make([]byte, unread))
