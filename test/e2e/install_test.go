@@ -98,9 +98,16 @@ func (c *plainCluster) serveAsInstalled(t testing.TB, r *repo) *server {
 		"users: [{name: u, user: {token: %q}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\n", c.config.Host, token.Status.Token))
 	s := newServer(t, c, kubeconfig, "--namespace", "gitopsd", "--install-crd=false", "--require-service-account", "--repo", r.dir, "--service-account", "gitopsd-root")
 	s.as = &syscall.Credential{Uid: nobody, Gid: nobody}
+	// As an image would have them: nobody may not look into the folder of whoever runs the tests.
+	place := open(t, t.TempDir())
+	bundle := filepath.Join(filepath.Dir(bundleDir), "bundle")
+	if out, code := output(exec.Command("cp", "-r", s.program, bundle, place)); code != 0 {
+		t.Fatalf("install: %s", out)
+	}
+	s.program = filepath.Join(place, filepath.Base(s.program))
 	// The static programs of the product: one that links C code, as the race detector does, waits for ever for the threads that Landlock
 	// is to be told of, when it is the first process of a user namespace.
-	s.env = []string{"GITOPSD_BUNDLE_DIR=" + filepath.Join(filepath.Dir(bundleDir), "bundle")}
+	s.env = []string{"GITOPSD_BUNDLE_DIR=" + filepath.Join(place, filepath.Base(bundle))}
 	if err := os.Chown(filepath.Dir(s.dir), nobody, nobody); err != nil {
 		t.Fatal(err)
 	}

@@ -239,7 +239,7 @@ func (i *instance) remove(t testing.TB) {
 		if out, code := i.run("uninstall", "--yes"); code != 0 {
 			t.Errorf("uninstall: exit code %d\n%s", code, out)
 		}
-	} else if i.cmd != nil {
+	} else if i.cmd != nil && i.cmd.Process != nil {
 		_ = i.cmd.Process.Kill()
 	}
 	if i.ended != nil {
