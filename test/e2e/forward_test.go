@@ -123,9 +123,12 @@ func TestRolledBackBehindARefusedCommit(t *testing.T) {
 		}
 		return fmt.Errorf("%d events, none of them", len(list.Items))
 	})
-	if st := a.get(t).Status; st.Phase != v1alpha1.Failed || st.Rejected == nil || st.Rejected.Revision.Commit != bad || st.Intent != nil {
-		t.Error(errPhase(st))
-	}
+	eventually(t, 20*time.Second, "the status says it too, which is written after the event", func() error {
+		if st := a.get(t).Status; st.Phase != v1alpha1.Failed || st.Rejected == nil || st.Rejected.Revision.Commit != bad || st.Intent != nil {
+			return errPhase(st)
+		}
+		return nil
+	})
 	checkMaps(t, i, a.namespace, map[string]string{"a": "one"})
 }
 
