@@ -24,7 +24,7 @@ const (
 	AgentClient       Identity = "agent-client"       // the API as a client of the agents
 	APIServer         Identity = "apiserver"          // the API's server certificate
 	EtcdServer        Identity = "etcd-server"        // etcd for its clients and for itself
-	EtcdClient        Identity = "etcd-client"        // the API as etcd's client
+	EtcdClient        Identity = "etcd-client"        // a client of etcd over loopback, for operators
 	FrontProxyClient  Identity = "front-proxy-client" // the API as a client of aggregated APIs
 )
 
