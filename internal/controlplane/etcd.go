@@ -22,11 +22,17 @@ func etcdSocket(cfg Config) url.URL {
 	return url.URL{Scheme: "unix", Path: filepath.Join(cfg.RunDir, "etcd", "grpc.sock")}
 }
 
+// longestSocket is how long the path of a socket may be: sun_path of unix(7), with its end.
+const longestSocket = 107
+
 func startEtcd(cfg Config, keys *pki.PKI) (*store, error) {
 	if err := os.MkdirAll(cfg.LogDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create log folder: %w", err)
 	}
 	socket := etcdSocket(cfg)
+	if len(socket.Path) > longestSocket {
+		return nil, fmt.Errorf("the path of etcd's socket %s is longer than the %d bytes of a socket's name; use a shorter --run-dir", socket.Path, longestSocket)
+	}
 	if err := os.MkdirAll(cfg.RunDir, 0o711); err != nil {
 		return nil, fmt.Errorf("create run folder: %w", err)
 	}
