@@ -1,9 +1,7 @@
 package controlplane
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -36,7 +34,12 @@ func startEtcd(cfg Config, keys *pki.PKI) (*store, error) {
 	if err := os.MkdirAll(cfg.RunDir, 0o711); err != nil {
 		return nil, fmt.Errorf("create run folder: %w", err)
 	}
-	if err := os.Mkdir(filepath.Dir(socket.Path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	// Made anew: one that is there may have been made by somebody else, for others to open.
+	folder := filepath.Dir(socket.Path)
+	if err := os.RemoveAll(folder); err != nil {
+		return nil, fmt.Errorf("remove the sockets of an earlier etcd: %w", err)
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("create folder for sockets of etcd: %w", err)
 	}
 	c := embed.NewConfig()
@@ -47,7 +50,7 @@ func startEtcd(cfg Config, keys *pki.PKI) (*store, error) {
 	c.ListenClientUrls, c.AdvertiseClientUrls = append(clients, socket), clients
 	// What is not gRPC has a door of its own, so that gRPC is served by its own library and not through net/http, as etcd's documentation recommends.
 	plain := socket
-	plain.Path = filepath.Join(filepath.Dir(socket.Path), "http.sock")
+	plain.Path = filepath.Join(folder, "http.sock")
 	c.ListenClientHttpUrls = []url.URL{plain}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = peers, peers
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
