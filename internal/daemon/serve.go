@@ -69,11 +69,13 @@ func (i *instance) serve(ctx context.Context, api controlplane.API, runtimeReady
 		ready.node.Store(true)
 		return i.tellReady(group.Wait)
 	}
-	run("network", func() error { return network.Run(ctx, i.network(), kube[pki.NetworkProxy]) })
+	net := i.network()
+	net.Drain = network.NewDrain()
+	run("network", func() error { return network.Run(ctx, net, kube[pki.NetworkProxy]) })
 	run("node agent", func() error {
 		select {
 		case <-runtimeReady:
-			return nodeagent.Run(ctx, i.nodeAgent(api, kube[pki.Node]))
+			return nodeagent.Run(ctx, i.nodeAgent(api, kube[pki.Node], net.Drain))
 		case <-ctx.Done():
 			return nil
 		}
@@ -90,7 +92,7 @@ func (o Options) network() network.Config {
 	}
 }
 
-func (i *instance) nodeAgent(api controlplane.API, client kubernetes.Interface) nodeagent.Config {
+func (i *instance) nodeAgent(api controlplane.API, client kubernetes.Interface, drain *network.Drain) nodeagent.Config {
 	cert, key := api.PKI.Files(pki.NodeServing)
 	endpoint := i.RuntimeEndpoint
 	if i.runtime != nil {
@@ -101,7 +103,7 @@ func (i *instance) nodeAgent(api controlplane.API, client kubernetes.Interface) 
 		RuntimeEndpoint: endpoint, DataDir: i.DataDir, PodLogsDir: filepath.Join(i.DataDir, "pod-logs"),
 		CgroupParent: i.CgroupParent, Port: i.AgentPort,
 		ServingCertFile: cert, ServingKeyFile: key, ClientCAFile: api.PKI.CAFile(), AllowedClients: []string{pki.AgentClientName},
-		Log: i.log,
+		Drain: drain.Wait, Log: i.log,
 	}
 }
 

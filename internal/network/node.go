@@ -51,6 +51,8 @@ type Config struct {
 	CNIConfDir, DataDir string
 	// MTU of the pods' interfaces. 0: that of the default route's interface.
 	MTU int
+	// Drain is told which pods the rules lead to. Optional.
+	Drain *Drain
 	// Logger gets warnings and errors. Default: slog.Default().
 	Logger *slog.Logger
 
@@ -60,6 +62,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Drain == nil {
+		c.Drain = NewDrain()
 	}
 	if c.MTU == 0 {
 		c.MTU = uplinkMTU()

@@ -15,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -102,6 +103,9 @@ type proxy struct {
 	services func() ([]*corev1.Service, error)
 	slices   func() ([]*discoveryv1.EndpointSlice, error)
 
+	took  time.Duration // by the last write
+	ended time.Time     // the last write
+
 	flows      flows           // after the last write
 	droppersAt uint32          // generation of all tables when firewalls were last looked for
 	reported   map[string]bool // warnings that were given
@@ -133,12 +137,11 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return ctx.Err()
 	}
+	defer p.Drain.stop()
 	check := time.NewTicker(p.checkPeriod)
 	defer check.Stop()
 	retry := time.NewTimer(0) // the first write
 	defer retry.Stop()
-	var took time.Duration // of the last writing
-	var ended time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -151,7 +154,7 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 			p.touch(nil) // an event may be lost
 			continue
 		case <-p.changed:
-			if !pause(ctx, gathering(took, time.Since(ended))) {
+			if !p.gather(ctx) {
 				return nil
 			}
 		case <-check.C:
@@ -164,26 +167,37 @@ func (p *proxy) run(ctx context.Context, client kubernetes.Interface) error {
 		if !p.sync() {
 			retry.Reset(retryPeriod)
 		}
-		ended = time.Now()
-		took = ended.Sub(began)
+		p.ended = time.Now()
+		p.took = p.ended.Sub(began)
+	}
+}
+
+// gather waits while changes gather; a pod that comes to its end meanwhile shortens that. It returns false at the end of ctx.
+func (p *proxy) gather(ctx context.Context) bool {
+	began := time.Now()
+	for {
+		t := time.NewTimer(gathering(p.took, began.Sub(p.ended), p.Drain.hurried()) - time.Since(began))
+		select {
+		case <-t.C:
+			return true
+		case <-p.Drain.came:
+			t.Stop()
+		case <-ctx.Done():
+			t.Stop()
+			return false
+		}
 	}
 }
 
 // gathering is how long changes are gathered before all rules are thought over again, when that took so long the last time, and ended so long ago: with
-// thousands of Services that come one by one it is not to take more than a twentieth of a core, and one change after a quiet time waits for nothing.
-func gathering(took, ago time.Duration) time.Duration {
-	return max(gather, min(19*took, mostGathered)-ago)
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
+// thousands of Services that come one by one it is not to take more than a twentieth of a core, or a fifth while somebody waits for it, and one change
+// after a quiet time waits for nothing.
+func gathering(took, ago time.Duration, hurried bool) time.Duration {
+	rest := 19 * took
+	if hurried {
+		rest = 4 * took
 	}
+	return max(gather, min(rest, mostGathered)-ago)
 }
 
 // inform sets up the watches of Services and EndpointSlices. What the rules do not need is not kept in memory.
@@ -269,10 +283,24 @@ func (p *proxy) sync() bool {
 		p.flows = f
 	}
 	p.failure = ""
+	p.Drain.wrote(state, p.leadsTo)
 	return true
 }
 
 func (p *proxy) state() (State, error) {
+	s, err := p.watched()
+	if err != nil {
+		return State{}, err
+	}
+	s.HostPorts, err = cni.ReadHostPorts(p.DataDir)
+	if err != nil {
+		return State{}, fmt.Errorf("read host ports: %w", err)
+	}
+	return s, nil
+}
+
+// watched is the part of the state that comes from the API.
+func (p *proxy) watched() (State, error) {
 	services, err := p.services()
 	if err != nil {
 		return State{}, fmt.Errorf("list services: %w", err)
@@ -281,11 +309,13 @@ func (p *proxy) state() (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("list endpoint slices: %w", err)
 	}
-	ports, err := cni.ReadHostPorts(p.DataDir)
-	if err != nil {
-		return State{}, fmt.Errorf("read host ports: %w", err)
-	}
-	return State{Config: p.Config, Services: services, Slices: sl, HostPorts: ports}, nil
+	return State{Config: p.Config, Services: services, Slices: sl}, nil
+}
+
+// leadsTo says whether the next rules will lead to a pod.
+func (p *proxy) leadsTo(pod types.UID) bool {
+	s, err := p.watched()
+	return err == nil && s.leadsTo(pod)
 }
 
 // fail reports an error once, not at every try.

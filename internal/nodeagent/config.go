@@ -19,6 +19,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/gitopsd/gitopsd/internal/nodeagent/podspec"
@@ -58,6 +59,10 @@ type Config struct {
 	// CNI configuration then. It is tried again when it fails.
 	OnPodCIDR func(ctx context.Context, cidrs []string) error
 
+	// Drain returns once no Service leads new connections to a pod that is being deleted; its containers are stopped after that, or when
+	// ctx ends. Default: nothing is waited for.
+	Drain func(ctx context.Context, pod types.UID) error
+
 	// Version is the kubelet version to report; default that of the Kubernetes release this agent follows.
 	Version string
 	Log     *slog.Logger
@@ -88,6 +93,9 @@ func (c *Config) complete() error {
 	}
 	if c.PodPids == 0 {
 		c.PodPids = 16384
+	}
+	if c.Drain == nil {
+		c.Drain = func(context.Context, types.UID) error { return nil }
 	}
 	if c.Relist == 0 {
 		c.Relist = 5 * time.Second

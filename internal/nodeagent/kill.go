@@ -16,6 +16,12 @@ import (
 	"github.com/gitopsd/gitopsd/internal/nodeagent/lifecycle"
 )
 
+// mostDrained is how long a container's end waits at most for the rules of Services, and mostOfGrace which part of the grace period.
+const (
+	mostDrained = 5 * time.Second
+	mostOfGrace = 2
+)
+
 // leastStop is what a container gets to react to SIGTERM even if its preStop hook used up the grace period.
 const leastStop = 2 * time.Second
 
@@ -24,13 +30,21 @@ var hookClient = &http.Client{Transport: &http.Transport{
 	TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
 }}
 
-// killContainer runs the preStop hook and stops the container, both within the grace period.
+// killContainer runs the preStop hook and stops the container, both within the grace period. Where the pod is deleted, that begins when no Service leads to
+// it any more: what listens may stop listening at the first sign.
 func (j *job) killContainer(ctx context.Context) error {
 	a, act := j.agent, j.action
 	if act.Message != "" {
 		a.events.container(j.pod, act.Container, v1.EventTypeNormal, "Killing", act.Message)
 	}
 	deadline := time.Now().Add(act.Grace)
+	if j.pod.DeletionTimestamp != nil && act.Reason == "" {
+		drain, cancel := context.WithTimeout(ctx, min(mostDrained, act.Grace/mostOfGrace))
+		if err := a.cfg.Drain(drain, j.pod.UID); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Info("a pod is stopped while Services still lead to it", "pod", j.pod.Namespace+"/"+j.pod.Name, "container", act.Container)
+		}
+		cancel()
+	}
 	c := lifecycle.ContainerSpec(j.pod, act.Container)
 	if c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil && act.Reason != lifecycle.KillUnknown {
 		hook, cancel := context.WithDeadline(ctx, deadline)

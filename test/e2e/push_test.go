@@ -20,6 +20,14 @@ func TestPushToRunningContainers(t *testing.T) {
 	answers(t, 30*time.Second, url, "version v2")
 	t.Logf("commit to the new container answering: %s", time.Since(started).Round(time.Millisecond))
 	a.await(t)
+	eventually(t, 10*time.Second, "only the new version answers", func() error { // a pod that ends may still be led to when it no longer counts
+		for range 10 {
+			if err := answer(url, "version v2"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	consistently(t, time.Second, "only the new version answers", func() error { return answer(url, "version v2") })
 
 	a.repo.revert(t)
