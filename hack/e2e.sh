@@ -6,7 +6,7 @@ go test -race -c -o build/e2e.test ./test/e2e
 # Those that start instances of their own, one after another. What is not named here runs with the shared instance.
 alone='^(TestCertificatesRenew|TestDeaths|TestFileSourcesOfTenants|TestRootWithCredentials|TestServerWithoutANode|TestUnusedImagesGo)$'
 logs=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$logs"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 cd test/e2e
 
 run() { # name, number of the first instance, arguments of the tests
@@ -25,5 +25,7 @@ run "with instances of their own" 80 -test.run "$alone" &
 GITOPSD_E2E_ON=plain run "on a plain cluster" 40 &
 run "on our own control plane" 0 -test.skip "$alone" &
 failed=0
-for _ in 1 2 3; do wait -n || failed=1; done
+for job in $(jobs -p); do
+	wait "$job" || failed=1
+done
 exit $failed

@@ -44,7 +44,7 @@ func Replayable(p Played) bool {
 
 // Replay does the steps of a history in a namespace of a real API server that has Kubernetes' controllers and no node, and waits after each
 // until the state is the one that Play found. It returns what differs. Where time is real there are more writes of the status, so a fault
-// meets the effect that it met in Play, and none if it met none.
+// has to meet the effect that it met in Play, and none if it met none.
 func (s *Stage) Replay(ctx context.Context, h History, namespace string, client *rest.Config, played Played) error {
 	var late atomic.Bool
 	dir := filepath.Join(s.dir, "ledger-"+namespace)
@@ -75,22 +75,22 @@ func (s *Stage) Replay(ctx context.Context, h History, namespace string, client 
 		if err := d.do(ctx, step); err != nil {
 			return fmt.Errorf("step %d: %w", n, err)
 		}
-		if err := d.await(ctx, dir, played.States[n]); err != nil {
+		if err := d.await(ctx, dir, played.States[n], played.Met[n]); err != nil {
 			return fmt.Errorf("step %d (%s): %w\n%s", n, step.Do, err, d.trace)
 		}
 	}
 	if err := d.mend(ctx); err != nil {
 		return err
 	}
-	if err := d.await(ctx, dir, played.States[len(h.Steps)]); err != nil {
+	if err := d.await(ctx, dir, played.States[len(h.Steps)], ""); err != nil {
 		return fmt.Errorf("the end: %w\n%s", err, d.trace)
 	}
 	cancel()
 	return <-kubelet
 }
 
-// await waits until the state is as it is to be.
-func (d *driver) await(ctx context.Context, book string, want State) error {
+// await waits until the state is as it is to be, and the step's fault has met what it is to meet.
+func (d *driver) await(ctx context.Context, book string, want State, fault string) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*replayTimeout)
 	defer cancel()
 	for {
@@ -103,13 +103,14 @@ func (d *driver) await(ctx context.Context, book string, want State) error {
 		}
 		got, err := d.state(ctx, entries, &want)
 		// What the step was to cause has come; what trails behind it is not to meet the next step's fault.
-		if err == nil && got.String() == want.String() && d.engine.gate.quiet() > time.Second {
+		met := d.engine.gate.hasMet()
+		if err == nil && got.String() == want.String() && met == fault && d.engine.gate.quiet() > time.Second {
 			return nil
 		}
 		select {
 		case <-time.After(300 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("the state is\n%s\n(%v) and on the fake API it was\n%s", got, err, want)
+			return fmt.Errorf("the fault met %q and the state is\n%s\n(%v); on the fake API it met %q and was\n%s", met, got, err, fault, want)
 		}
 	}
 }
