@@ -40,7 +40,7 @@ func TestWorkersEndWithTheirParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestWorkersEndWithTheirParent$")
-	cmd.Env = append(os.Environ(), "RENDER_TEST_PARENT="+program)
+	cmd.Env = append(os.Environ(), "RENDER_TEST_PARENT="+program, "TMPDIR="+t.TempDir()) // it is killed and tidies nothing up
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -29,11 +29,7 @@ import (
 // nothing. They are tools of go.mod.
 func oracle(name, pkg string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
-		dir, err := os.MkdirTemp("", "gitopsd-oracle")
-		if err != nil {
-			return "", err
-		}
-		out := filepath.Join(dir, name)
+		out := filepath.Join(scratch, name)
 		cmd := exec.Command("go", "build", "-o", out, pkg)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 		if text, err := cmd.CombinedOutput(); err != nil {

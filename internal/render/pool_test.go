@@ -15,11 +15,7 @@ import (
 
 // worker builds the real program once for all tests.
 var worker = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "gitopsd-render-test")
-	if err != nil {
-		return "", err
-	}
-	name := filepath.Join(dir, "gitopsd-render")
+	name := filepath.Join(scratch, "gitopsd-render")
 	cmd := exec.Command("go", "build", "-o", name, "github.com/gitopsd/gitopsd/cmd/gitopsd-render")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -28,11 +24,17 @@ var worker = sync.OnceValues(func() (string, error) {
 	return name, nil
 })
 
+// scratch is the folder of the programs that tests build.
+var scratch string
+
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if name, err := worker(); err == nil {
-		os.RemoveAll(filepath.Dir(name))
+	var err error
+	if scratch, err = os.MkdirTemp("", "gitopsd-render-test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	code := m.Run()
+	os.RemoveAll(scratch)
 	os.Exit(code)
 }
 
