@@ -16,11 +16,8 @@ import (
 	"github.com/gitopsd/gitopsd/internal/nodeagent/lifecycle"
 )
 
-// mostDrained is how long a container's end waits at most for the rules of Services, and mostOfGrace which part of the grace period.
-const (
-	mostDrained = 5 * time.Second
-	mostOfGrace = 2
-)
+// mostDrained is how long a container's end waits at most for the rules of Services; never longer than half of its grace period.
+const mostDrained = 5 * time.Second
 
 // leastStop is what a container gets to react to SIGTERM even if its preStop hook used up the grace period.
 const leastStop = 2 * time.Second
@@ -39,7 +36,7 @@ func (j *job) killContainer(ctx context.Context) error {
 	}
 	deadline := time.Now().Add(act.Grace)
 	if j.pod.DeletionTimestamp != nil && act.Reason == "" {
-		drain, cancel := context.WithTimeout(ctx, min(mostDrained, act.Grace/mostOfGrace))
+		drain, cancel := context.WithTimeout(ctx, min(mostDrained, act.Grace/2))
 		if err := a.cfg.Drain(drain, j.pod.UID); err != nil && ctx.Err() == nil {
 			a.cfg.Log.Info("a pod is stopped while Services still lead to it", "pod", j.pod.Namespace+"/"+j.pod.Name, "container", act.Container)
 		}
