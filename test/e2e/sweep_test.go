@@ -245,7 +245,7 @@ type swept struct {
 }
 
 func (s *swept) String() string {
-	return fmt.Sprintf("%s, write %d (%s)", s.fault.kind, s.fault.n, s.fault.what)
+	return fmt.Sprintf("%s, write %d (%s)", s.fault.kind, s.fault.n, s.fault.hit())
 }
 
 func (s *swept) check(t testing.TB, want map[string]string) {
@@ -307,7 +307,7 @@ func sweep(t *testing.T, poison string, judge func(*testing.T, *swept)) {
 					t.Fatal("a sync has more than 40 writes")
 				}
 				s := sweepOnce(t, b, &fault{kind: kind, n: n, poison: poison, crash: make(chan struct{})}, judge)
-				if s.fault.what == "" {
+				if s.fault.hit() == "" {
 					t.Logf("%d writes", n-1)
 					if n < 8 {
 						t.Error("these are too few to be all")
@@ -365,6 +365,13 @@ func sweepOnce(t *testing.T, b *bareAPI, f *fault, judge func(*testing.T, *swept
 		t.Fatal(err)
 	}
 	return s
+}
+
+// hit returns the request that went wrong, empty when none did so far: an engine still writes after the status that tells the end.
+func (f *fault) hit() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.what
 }
 
 // died says whether the engine did, and lets the next one live.
