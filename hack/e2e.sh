@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go test -race -c -o build/e2e.test ./test/e2e
-# Those that start instances of their own, one after another. What is not named here runs with the shared instance.
-alone='^(TestCertificatesRenew|TestDeaths|TestFileSourcesOfTenants|TestRootWithCredentials|TestServerWithoutANode|TestUnusedImagesGo)$'
+# Long ones that need a node or start instances of their own: the third process. What is not named here runs in the first, and the engine's in the second too.
+apart='^(TestArtifactsAfterARestart|TestCertificatesRenew|TestDeaths|TestEndedJobs|TestFileSourcesOfTenants|TestForcedFieldsComeBack|TestHooks|TestReadersOfRestoredConfigurationRestart|TestRenderedOnce|TestReplicasAreLeftToTheAutoscaler|TestRootWithCredentials|TestServerWithoutANode|TestStuckStatefulSet|TestTwoInstances|TestUnhealthyBaseIsNotGoneBackTo|TestUnusedImagesGo)$'
 logs=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 cd test/e2e
@@ -21,9 +21,9 @@ run() { # name, number of the first instance, arguments of the tests
 	fi
 }
 
-run "with instances of their own" 80 -test.run "$alone" &
-GITOPSD_E2E_ON=plain run "on a plain cluster" 40 &
-run "on our own control plane" 0 -test.skip "$alone" &
+run "apart" 80 -test.run "$apart" &
+GITOPSD_E2E_ON=plain run "on a plain cluster" 40 -test.skip "$apart" &
+run "on our own control plane" 0 -test.skip "$apart" &
 failed=0
 for job in $(jobs -p); do
 	wait "$job" || failed=1
