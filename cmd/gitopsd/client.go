@@ -12,6 +12,8 @@ import (
 	"github.com/gitopsd/gitopsd/internal/daemon"
 	"github.com/gitopsd/gitopsd/internal/pipeline"
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -52,7 +54,7 @@ func (c *connection) config() (*rest.Config, error) {
 	return cfg, nil
 }
 
-// explain turns a refused connection into what it means here.
+// explain turns a refused connection, and an API that knows nothing of ours, into what they mean here.
 func (c *connection) explain(err error) error {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		if c.kubeconfig != "" {
@@ -62,6 +64,12 @@ func (c *connection) explain(err error) error {
 			return fmt.Errorf("gitopsd does not run on %s; start it with: gitopsd up --data-dir %s", c.dataDir, c.dataDir)
 		}
 		return fmt.Errorf("the API of %s does not answer yet; try again in a few seconds", c.dataDir)
+	}
+	if apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) {
+		if c.kubeconfig != "" {
+			return fmt.Errorf("gitopsd has not started yet on the cluster of %[1]s, which knows no Applications; start it there with: gitopsd server --kubeconfig %[1]s", c.kubeconfig)
+		}
+		return fmt.Errorf("gitopsd is starting on %s; try again in a few seconds", c.dataDir)
 	}
 	return err
 }

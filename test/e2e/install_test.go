@@ -36,6 +36,9 @@ func TestInstallWithLeastRights(t *testing.T) {
 	if strings.Contains(manifests, "cluster-admin") {
 		t.Error("the manifests speak of cluster-admin")
 	}
+	if out, code := c.run("status", "--kubeconfig", c.kubeconfig()); code != 1 || !strings.Contains(out, "gitopsd has not started yet on the cluster of "+c.kubeconfig()) {
+		t.Errorf("status before there is a gitopsd: exit code %d\n%s", code, out)
+	}
 	c.applyPrinted(t, manifests)
 	s := c.serveAsInstalled(t, readable(t, map[string]string{"child.yaml": "apiVersion: gitopsd.io/v1alpha1\nkind: Application\nmetadata: {name: child}\n" +
 		"spec: {source: {repo: /nowhere}, destination: {serviceAccountName: gitopsd-root}, sync: {suspend: true}}\n"}))

@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitopsd/gitopsd/api/v1alpha1"
 	"github.com/google/go-containerregistry/pkg/registry"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // What hack/build-e2e.sh has built, and what the whole run shares.
@@ -106,6 +108,10 @@ func anyCluster(t testing.TB) *instance {
 		i.args = func() []string { return i.guest(kubeconfig) }
 		i.launch(t)
 		i.config, i.kube, i.dyn = c.config, c.kube, c.dyn
+		eventually(t, time.Minute, "the guest has made its kinds", func() error {
+			_, err := i.dyn.Resource(v1alpha1.GroupVersion.WithResource("applicationsets")).List(ctx(t), metav1.ListOptions{})
+			return err
+		})
 		sharedInst = i
 	})
 	if sharedInst == nil {
