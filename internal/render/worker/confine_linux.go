@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 
@@ -25,6 +26,10 @@ func confine() (layers, gaps []string) {
 			gaps = append(gaps, fmt.Sprintf("%s (%v)", layer, err))
 		}
 	}
+	// The kernel keeps some of it for each thread (no new privileges, which the seccomp filter asks for): one thread
+	// does all, and Landlock and seccomp bring it to the others.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	parent := os.Getppid()
 	report("resource limits", limitResources())
 	report("empty root", emptyRoot())
