@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -26,17 +27,30 @@ func main() {
 		host, _ := os.Hostname()
 		fmt.Fprintf(w, "%s (version %s, pod %s)\n", message(), os.Getenv("VERSION"), host)
 	})
-	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	listener, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("hello %s listens on %s", os.Getenv("VERSION"), listener.Addr())
+	if err := serve(ctx, listener, mux); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// serve answers until ctx ends, and then what has begun already, for at most five seconds.
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	ended := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_ = server.Shutdown(ctx)
+		ended <- server.Shutdown(ctx)
 	}()
-	log.Printf("hello %s listens on %s", os.Getenv("VERSION"), server.Addr)
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		log.Fatal(err)
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
 	}
+	return <-ended // Serve returns when Shutdown begins
 }
 
 func message() string {

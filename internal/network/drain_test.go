@@ -43,39 +43,45 @@ func TestLeadsTo(t *testing.T) {
 	}
 }
 
-// The end of a pod waits for the rules, whichever of the two hears of it first, and for nothing where no network runs.
+// The end of a pod waits for the rules, whichever of the two hears of it first, then a moment for what was led there before; and for nothing where no network
+// runs or no Service has it.
 func TestDrain(t *testing.T) {
 	led, ending := leading("a", func(*discoveryv1.EndpointSlice) {}), leading("a", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Conditions.Terminating = ptr(true) })
 	wrote := func(rules, watched State) func(*Drain) { return func(d *Drain) { d.wrote(rules, watched.leadsTo) } }
 	for what, c := range map[string]struct {
 		before, after func(*Drain)
-		waits         bool
+		took          time.Duration // after the rules
 		err           error
 	}{
 		"no network":                {before: func(*Drain) {}},
-		"not led to":                {before: wrote(ending, ending)},
-		"rules follow":              {wrote(led, led), wrote(ending, ending), true, nil},
-		"rules about to lead there": {wrote(State{}, led), wrote(ending, ending), true, nil},
-		"rules still of before":     {wrote(led, ending), wrote(ending, ending), true, nil},
-		"the network ends":          {wrote(led, led), (*Drain).stop, true, nil},
-		"other rules only":          {wrote(led, led), wrote(led, led), true, context.DeadlineExceeded},
+		"no Service has it":         {before: wrote(State{}, State{})},
+		"not led to any more":       {before: wrote(ending, ending), took: settling},
+		"rules follow":              {wrote(led, led), wrote(ending, ending), settling, nil},
+		"rules about to lead there": {wrote(State{}, led), wrote(ending, ending), settling, nil},
+		"rules still of before":     {wrote(led, ending), wrote(ending, ending), settling, nil},
+		"its Service is gone":       {wrote(led, led), wrote(State{}, State{}), 0, nil},
+		"the network ends":          {wrote(led, led), (*Drain).stop, 0, nil},
+		"other rules only":          {wrote(led, led), wrote(led, led), time.Minute, context.DeadlineExceeded},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d := NewDrain()
 			c.before(d)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			done := make(chan error, 1)
+			began, done := time.Now(), make(chan error, 1)
 			go func() { done <- d.Wait(ctx, "a") }()
 			synctest.Wait()
-			if waits := len(done) == 0; waits != c.waits || d.hurried() != c.waits {
-				t.Errorf("%s: waits %t, hurried %t", what, waits, d.hurried())
+			if d.hurried() != (c.after != nil) {
+				t.Errorf("%s: hurried %t", what, d.hurried())
 			}
 			if c.after != nil {
 				c.after(d)
 			}
 			if err := <-done; !errors.Is(err, c.err) {
 				t.Errorf("%s: %v", what, err)
+			}
+			if took := time.Since(began); took != c.took {
+				t.Errorf("%s: took %s", what, took)
 			}
 			if d.hurried() {
 				t.Errorf("%s: still hurried", what)

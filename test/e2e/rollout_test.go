@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -14,7 +15,7 @@ import (
 )
 
 // No request is lost while pods are replaced, scaled down and deleted, however many Services change meanwhile: a container is stopped only when nothing new
-// is led to its pod.
+// is led to its pod, and what was led there has had a moment to send its request.
 func TestNoRequestIsLostByARollout(t *testing.T) {
 	i := shared(t)
 	from, _ := i.nodePorts()
@@ -31,25 +32,16 @@ func TestNoRequestIsLostByARollout(t *testing.T) {
 	defer running.Wait()
 	defer stop()
 	running.Go(func() { i.changeServices(ctx, t, others) })
-	lost := make(chan error, 1)
-	answered := 0
-	running.Go(func() {
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-		for ctx.Err() == nil {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-			if err == nil {
-				var resp *http.Response
-				if resp, err = client.Do(req); err == nil {
-					resp.Body.Close()
-					answered++
-				}
+	lost := make(chan error, 2)
+	var answered [2]int
+	for k, pause := range []time.Duration{0, 100 * time.Millisecond} {
+		running.Go(func() {
+			var err error
+			if answered[k], err = ask(ctx, url, pause); err != nil {
+				lost <- fmt.Errorf("%s between connection and request: %w", pause, err)
 			}
-			if err != nil && !errors.Is(err, context.Canceled) {
-				lost <- err
-				return
-			}
-		}
-	})
+		})
+	}
 	settled := func(replicas int) {
 		t.Helper()
 		a.await(t)
@@ -79,7 +71,37 @@ func TestNoRequestIsLostByARollout(t *testing.T) {
 	}
 	stop()
 	running.Wait()
-	t.Logf("%d requests were answered", answered)
+	t.Logf("%d requests were answered, and %d that came late", answered[0], answered[1])
+}
+
+// ask sends requests on connections of their own until ctx ends or one is lost, each so long after it is connected, and says how many were answered.
+func ask(ctx context.Context, url string, pause time.Duration) (answered int, err error) {
+	var dialer net.Dialer
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			return conn, err
+		}}}
+	for ctx.Err() == nil {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return answered, err
+		}
+		resp, err := client.Do(req)
+		if errors.Is(err, context.Canceled) {
+			break
+		}
+		if err != nil {
+			return answered, err
+		}
+		resp.Body.Close()
+		answered++
+	}
+	return answered, nil
 }
 
 // changeServices keeps the rules of the node busy: a few hundred Services, one of which is another every few milliseconds.
