@@ -239,6 +239,7 @@ func TestStopEndsPodsInGoodOrder(t *testing.T) {
 	p, k := start(t)
 	sandbox, config := k.sandbox("a")
 	k.container(sandbox, config, "main")
+	k.awaitLog(config, "probe: started")
 	check(t, Stop(testContext(t), p.Config, 10*time.Second))
 	k.awaitLog(config, "probe: asked to end")
 	if left := traces(t, p.Config, true); left != "" {
@@ -257,6 +258,7 @@ func TestStopAfterContainerdDied(t *testing.T) {
 	p, k := start(t)
 	sandbox, config := k.sandbox("a")
 	k.container(sandbox, config, "main")
+	k.awaitLog(config, "probe: started")
 	check(t, p.kill(testContext(t)))
 	check(t, Stop(testContext(t), p.Config, 10*time.Second))
 	k.awaitLog(config, "probe: asked to end")

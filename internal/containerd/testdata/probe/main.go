@@ -27,9 +27,9 @@ func main() {
 		}
 		return
 	}
-	fmt.Println("probe: started")
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM)
+	fmt.Println("probe: started")
 	<-c
 	fmt.Println("probe: asked to end")
 }

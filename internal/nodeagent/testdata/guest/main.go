@@ -12,11 +12,11 @@ import (
 func main() {
 	switch os.Args[1] {
 	case "serve": // print the environment and a file, then wait to be asked to end
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, syscall.SIGTERM)
 		fmt.Println("greeting:", os.Getenv("GREETING"))
 		b, err := os.ReadFile(os.Args[2])
 		fmt.Println("file:", string(b), err)
-		asked := make(chan os.Signal, 1)
-		signal.Notify(asked, syscall.SIGTERM)
 		<-asked
 		fmt.Println("asked to end")
 	case "cat":
