@@ -8,11 +8,16 @@ import (
 
 	"github.com/gitopsd/gitopsd/internal/controlplane/inprocess"
 	"github.com/gitopsd/gitopsd/internal/controlplane/pki"
+	_ "github.com/gitopsd/gitopsd/internal/controlplane/quiet" // before Kubernetes has its queues measured
 	"github.com/spf13/pflag"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/client-go/rest"
 	cliflag "k8s.io/component-base/cli/flag"
 	logsapi "k8s.io/component-base/logs/api/v1"
@@ -30,7 +35,7 @@ func init() {
 
 // runAPIServer runs kube-apiserver until ctx ends, for the network and for this process. It is built from its options, not from its command, because the
 // command takes the process's signals for itself.
-func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI, inside *inprocess.Server) error {
+func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI, etcd *store, inside *inprocess.Server) error {
 	if cfg.AuditLog != "" {
 		if err := pki.WriteFile(keys.Path("audit-policy.yaml"), []byte(auditPolicy)); err != nil {
 			return err
@@ -56,6 +61,17 @@ func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI, inside *inproc
 	}
 	auth := &config.Aggregator.GenericConfig.Authentication // of the outermost of the three servers, which asks for all
 	auth.Authenticator = union.New(authenticator.RequestFunc(authenticateInside), auth.Authenticator)
+	closeStores, err := storeInside(config, etcd.etcd.Server)
+	if err != nil {
+		return err
+	}
+	defer closeStores()
+	var within http.Handler
+	build := config.Aggregator.GenericConfig.BuildHandlerChainFunc // of the same server
+	config.Aggregator.GenericConfig.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		within = chainInside(api, c)
+		return build(api, c)
+	}
 	ready, err := config.Complete()
 	if err != nil {
 		return err
@@ -70,8 +86,25 @@ func runAPIServer(ctx context.Context, cfg Config, keys *pki.PKI, inside *inproc
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // of what is open inside too
-	inside.Serve(ctx, chain.GenericAPIServer.Handler)
+	inside.Serve(ctx, within)
 	return prepared.Run(ctx)
+}
+
+// chainInside is what a request of this process goes through before its handler: who it is of, what they may, as whom they act, audit, and its deadline. What
+// genericapiserver.DefaultBuildHandlerChain has besides is for requests that come over a network: seats by priority and fairness (the engine and the controllers
+// have so many workers and no more), a goroutine that answers for a handler that is late (handlers look at the deadline too), CORS, HSTS, spans, warnings.
+func chainInside(api http.Handler, c *genericapiserver.Config) http.Handler {
+	h := filters.WithAuthorization(api, c.Authorization.Authorizer, c.Serializer)
+	h = impersonation.WithConstrainedImpersonation(h, c.Authorization.Authorizer, c.Serializer)
+	h = filters.WithAudit(h, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc)
+	refused := filters.WithFailedAuthenticationAudit(filters.Unauthorized(c.Serializer), c.AuditBackend, c.AuditPolicyRuleEvaluator)
+	h = filters.WithAuthentication(h, c.Authentication.Authenticator, refused, c.Authentication.APIAudiences, c.Authentication.RequestHeaderConfig)
+	h = filters.WithRequestDeadline(h, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc, c.Serializer, c.RequestTimeout)
+	h = serverfilters.WithWaitGroup(h, c.LongRunningFunc, c.NonLongRunningRequestWaitGroup)
+	h = filters.WithRequestInfo(h, c.RequestInfoResolver)
+	h = filters.WithRequestReceivedTimestamp(h)
+	h = serverfilters.WithPanicRecovery(h, c.RequestInfoResolver)
+	return filters.WithAuditInit(h)
 }
 
 // authenticateInside knows who calls from this process.

@@ -91,7 +91,7 @@ func Run(ctx context.Context, cfg Config, serve func(context.Context, API) error
 	defer store.close()
 
 	// Components outlive ctx: they are stopped one after another below, so they get contexts of their own.
-	server := startPart(fail, "kube-apiserver", func(ctx context.Context) error { return runAPIServer(ctx, cfg, keys, api.inside) })
+	server := startPart(fail, "kube-apiserver", func(ctx context.Context) error { return runAPIServer(ctx, cfg, keys, store, api.inside) })
 	defer server.stop()
 	if err := waitReady(ctx, api); err != nil {
 		return cause(ctx, err)
