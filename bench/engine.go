@@ -108,7 +108,9 @@ func engineFigures(ctx context.Context, i *instance, _ string) error {
 		return err
 	}
 	row(name+"a commit that touches one, to live", fmt.Sprintf("%.2f s", time.Since(started).Seconds()), "1 s")
-	if err := pause(ctx, time.Minute); err != nil { // what follows a change is over, as giving back the memory that it took
+	// What follows is over by then: giving back the memory, and Kubernetes' deployment controller, whose second write of each new Deployment's status conflicts with
+	// its first and is tried again at ten a second, which lists all ReplicaSets of the namespace.
+	if err := pause(ctx, 3*time.Minute); err != nil {
 		return err
 	}
 	const quiet = 30 * time.Second

@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -50,9 +49,11 @@ type Sources interface {
 
 // Config is what Run works with.
 type Config struct {
-	Client  *rest.Config   // may read ApplicationSets, Secrets and ConfigMaps, and write Applications
-	API     rest.Interface // of the group gitopsd.io
-	Sources Sources
+	Client *rest.Config   // may read ApplicationSets, Secrets and ConfigMaps, and write Applications
+	API    rest.Interface // of the group gitopsd.io
+	// Applications is a watch of all of them, with cache.NamespaceIndex, that somebody runs; Preview needs none.
+	Applications cache.SharedIndexInformer
+	Sources      Sources
 	// Turn is asked before anything is written; an error ends the write.
 	Turn func(context.Context) error
 	// Allowed says whether a set of this namespace may read a repository.
@@ -64,7 +65,6 @@ type controller struct {
 	Config
 	kube  kubernetes.Interface
 	sets  cache.SharedIndexInformer
-	apps  cache.SharedIndexInformer
 	queue workqueue.TypedRateLimitingInterface[types.NamespacedName]
 
 	mu      sync.Mutex
@@ -80,17 +80,19 @@ func Run(ctx context.Context, cfg Config) error {
 	c := &controller{Config: cfg, kube: kube, follows: map[types.NamespacedName]map[followed]*follow{},
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),
 			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: setResource})}
-	c.sets = c.watch(setResource, &v1alpha1.ApplicationSet{}, c.setChanged)
-	c.apps = c.watch(applicationResource, &v1alpha1.Application{}, c.applicationChanged)
-	var group sync.WaitGroup
-	for _, i := range []cache.SharedIndexInformer{c.sets, c.apps} {
-		group.Go(func() { i.RunWithContext(ctx) })
+	c.sets = cache.NewSharedIndexInformer(cache.NewListWatchFromClient(c.API, setResource, metav1.NamespaceAll, fields.Everything()), &v1alpha1.ApplicationSet{}, 0, nil)
+	for informer, changed := range map[cache.SharedIndexInformer]func(any){c.sets: c.setChanged, c.Applications: c.applicationChanged} {
+		if _, err := informer.AddEventHandler(handler(changed)); err != nil {
+			return fmt.Errorf("watch ApplicationSets: %w", err)
+		}
 	}
+	var group sync.WaitGroup
+	group.Go(func() { c.sets.RunWithContext(ctx) })
 	group.Go(func() {
 		<-ctx.Done()
 		c.queue.ShutDown()
 	})
-	if cache.WaitForCacheSync(ctx.Done(), c.sets.HasSynced, c.apps.HasSynced) {
+	if cache.WaitForCacheSync(ctx.Done(), c.sets.HasSynced, c.Applications.HasSynced) {
 		for range workers {
 			group.Go(func() {
 				for c.next(ctx) {
@@ -101,12 +103,6 @@ func Run(ctx context.Context, cfg Config) error {
 	group.Wait()
 	c.forgetAll()
 	return nil
-}
-
-func (c *controller) watch(resource string, kind runtime.Object, changed func(any)) cache.SharedIndexInformer {
-	i := cache.NewSharedIndexInformer(cache.NewListWatchFromClient(c.API, resource, metav1.NamespaceAll, fields.Everything()), kind, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-	_, _ = i.AddEventHandler(handler(changed)) // fails only on an informer that has ended
-	return i
 }
 
 // handler calls changed with what came, changed or went.
@@ -202,7 +198,7 @@ func (c *controller) plan(set *v1alpha1.ApplicationSet, params []generate.Params
 	if err != nil {
 		return generate.Plan{}, err
 	}
-	objects, err := c.apps.GetIndexer().ByIndex(cache.NamespaceIndex, set.Namespace)
+	objects, err := c.Applications.GetIndexer().ByIndex(cache.NamespaceIndex, set.Namespace)
 	if err != nil {
 		return generate.Plan{}, err
 	}

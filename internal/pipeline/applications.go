@@ -46,14 +46,12 @@ func RESTClient(cfg *rest.Config) (rest.Interface, error) {
 	return client, nil
 }
 
-func newApplications(cfg *rest.Config) (*applications, error) {
-	client, err := RESTClient(cfg)
-	if err != nil {
-		return nil, err
-	}
+// NewInformer is the watch of all Applications, for all parts of this process that follow them. Whoever makes it runs it.
+func NewInformer(client rest.Interface) cache.SharedIndexInformer {
 	lw := cache.NewListWatchFromClient(client, applicationResource, metav1.NamespaceAll, fields.Everything())
-	informer := cache.NewSharedIndexInformer(lw, &v1alpha1.Application{}, 0, cache.Indexers{
-		byOwner: func(obj any) ([]string, error) { return []string{ownerOf(obj.(*v1alpha1.Application))}, nil },
+	return cache.NewSharedIndexInformer(lw, &v1alpha1.Application{}, 0, cache.Indexers{
+		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc,
+		byOwner:              func(obj any) ([]string, error) { return []string{ownerOf(obj.(*v1alpha1.Application))}, nil },
 		byDependency: func(obj any) ([]string, error) {
 			var out []string
 			app := obj.(*v1alpha1.Application)
@@ -63,12 +61,10 @@ func newApplications(cfg *rest.Config) (*applications, error) {
 			return out, nil
 		},
 	})
-	return &applications{client, informer}, nil
 }
 
-// run watches until ctx ends and calls changed for every Application that came, changed or went, and for those that
-// depend on it.
-func (a *applications) run(ctx context.Context, changed func(types.NamespacedName)) error {
+// follow calls changed for every Application that came, changed or went, and for those that depend on it.
+func (a *applications) follow(changed func(types.NamespacedName)) error {
 	notify := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
@@ -87,11 +83,7 @@ func (a *applications) run(ctx context.Context, changed func(types.NamespacedNam
 			}
 		},
 	})
-	if err != nil {
-		return err
-	}
-	a.informer.RunWithContext(ctx)
-	return nil
+	return err
 }
 
 // worthALook tells changes that the engine has to act on from its own writes of the status. A phase or health that

@@ -51,12 +51,15 @@ type Contents interface {
 
 // Config says what an Engine works with.
 type Config struct {
-	Client   *rest.Config // an identity that may do everything Applications ask for, and impersonate
-	Sources  Sources
-	Renderer Renderer
-	Charts   Charts // nil: what files ask for and do not hold is not fetched
-	Contents Contents
-	Ledger   Ledger
+	Client *rest.Config   // an identity that may do everything Applications ask for, and impersonate
+	API    rest.Interface // of the group gitopsd.io
+	// Applications is of NewInformer, and somebody runs it.
+	Applications cache.SharedIndexInformer
+	Sources      Sources
+	Renderer     Renderer
+	Charts       Charts // nil: what files ask for and do not hold is not fetched
+	Contents     Contents
+	Ledger       Ledger
 	// Announce tells the forge what became of a commit.
 	Announce func(context.Context, review.Forge, review.Status) error
 	Turn     apply.Turn // zero for an engine that has the cluster for itself
@@ -108,6 +111,9 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func (e *Engine) run(ctx context.Context) error {
+	if err := e.apps.follow(e.queue.Add); err != nil {
+		return fmt.Errorf("watch Applications: %w", err)
+	}
 	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
 	e.recorder = newRecorder(broadcaster, e.kube)
 	defer broadcaster.Shutdown()
@@ -124,7 +130,6 @@ func (e *Engine) run(ctx context.Context) error {
 	defer e.refs.all.Wait()
 	defer e.asks.Wait()
 	defer e.unsubscribeAll()
-	group.Go(func() error { return e.apps.run(ctx, e.queue.Add) })
 	if !cache.WaitForCacheSync(ctx.Done(), e.apps.synced) {
 		return group.Wait()
 	}
@@ -144,12 +149,8 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build client of the engine: %w", err)
 	}
-	apps, err := newApplications(cfg.Client)
-	if err != nil {
-		return nil, err
-	}
 	e := &Engine{
-		cfg: cfg, kube: kube, apps: apps,
+		cfg: cfg, kube: kube, apps: &applications{cfg.API, cfg.Applications},
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kube.Discovery())),
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),

@@ -31,11 +31,12 @@ type Server struct {
 type served struct {
 	ctx     context.Context
 	handler http.Handler
+	crew    crew
 }
 
 // Serve hands requests to the handler until ctx ends, which ends those that are open too.
 func (s *Server) Serve(ctx context.Context, handler http.Handler) {
-	s.serving.Store(&served{ctx, handler})
+	s.serving.Store(&served{ctx, handler, make(crew)})
 }
 
 // Transport sends requests as this caller, which nobody else can pretend to be: it travels in the context of the request.
@@ -66,12 +67,12 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	a.moved.L = &a.mu
 	clientEnds := context.AfterFunc(req.Context(), func() { a.abandon(context.Cause(req.Context())) })
 	serverEnds := context.AfterFunc(ctx, func() { a.abandon(context.Cause(ctx)) })
-	go func() {
+	s.crew.do(func() {
 		a.serve(s.handler, incoming(ctx, req))
 		clientEnds()
 		serverEnds()
 		cancel(context.Canceled)
-	}()
+	})
 	<-a.ready
 	return a.response(req)
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // clientOf is a client of a handler that serves as long as the test runs.
@@ -99,6 +100,7 @@ func TestStream(t *testing.T) {
 // What nobody reads is written no further, and all of it arrives.
 func TestUnread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(rest + 1) // until the goroutine that served has ended
 		const pieces = 5
 		written := make(chan int, pieces)
 		c := clientOf(t, func(w http.ResponseWriter, _ *http.Request) {
