@@ -17,6 +17,9 @@ type sealer struct {
 	open *zstd.Decoder
 }
 
+// window is how far back the compressor looks, in bytes: it keeps several of them in memory, and most revisions are smaller.
+const window = 256 << 10
+
 func newSealer(key []byte) (s sealer, err error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -25,7 +28,7 @@ func newSealer(key []byte) (s sealer, err error) {
 	if s.seal, err = cipher.NewGCMWithRandomNonce(block); err != nil {
 		return s, err
 	}
-	if s.zip, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
+	if s.zip, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(window)); err != nil {
 		return s, err
 	}
 	s.open, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))

@@ -14,11 +14,9 @@ import (
 	"github.com/gitopsd/gitopsd/internal/render"
 	"github.com/gitopsd/gitopsd/internal/source"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 )
 
 // Preview finds out, from beside the engine, what the engine would do: by the same steps up to the first write, with the
@@ -35,8 +33,7 @@ func NewPreview(cfg *rest.Config, all []v1alpha1.Application) (*Preview, error) 
 	if err != nil {
 		return nil, fmt.Errorf("build client: %w", err)
 	}
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kube.Discovery()))
-	return &Preview{&Engine{cfg: Config{Client: cfg}, kube: kube, mapper: mapper, dyn: map[string]dynamic.Interface{}}, all}, nil
+	return &Preview{&Engine{cfg: Config{Client: cfg}, kube: kube, mapper: newMapper(kube), dyn: map[string]dynamic.Interface{}}, all}, nil
 }
 
 // Source is where an Application is read from, with the credentials that it names.
