@@ -11,11 +11,11 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// store is the embedded etcd: one member, for the API by a socket in a folder of ours alone, and on loopback for holders of a certificate of etcd's own
-// authority, as operators with etcdctl.
+// store is the embedded etcd: one member, for the API's stores by its functions, for the API's checks of it by a socket in a folder of ours alone, and on loopback
+// for holders of a certificate of etcd's own authority, as operators with etcdctl.
 type store struct{ etcd *embed.Etcd }
 
-// etcdSocket is where the API reaches etcd: without TLS, and past the network.
+// etcdSocket is where the API asks after etcd: without TLS, and past the network.
 func etcdSocket(cfg Config) url.URL {
 	return url.URL{Scheme: "unix", Path: filepath.Join(cfg.RunDir, "etcd", "grpc.sock")}
 }

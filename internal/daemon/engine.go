@@ -18,7 +18,7 @@ import (
 	"github.com/gitopsd/gitopsd/internal/source"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
-	kube "k8s.io/client-go/tools/cache"
+	clientcache "k8s.io/client-go/tools/cache"
 )
 
 // engine is what the pipeline runs with, on our own control plane and on anybody's cluster.
@@ -55,28 +55,22 @@ func (e engine) run(ctx context.Context) error {
 		return err
 	}
 	defer renderer.Close()
-	api, err := pipeline.RESTClient(e.client)
-	if err != nil {
-		return err
-	}
-	apps := pipeline.NewInformer(api)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { apps.RunWithContext(ctx); return nil })
 	group.Go(func() error { return e.hearWebhooks(ctx, sources.Trigger) })
-	group.Go(func() error {
-		return appset.Run(ctx, appset.Config{Client: e.client, API: api, Applications: apps, Sources: sources, Turn: e.turn.Valid, Allowed: e.mayRead, Log: e.log})
-	})
-	group.Go(func() error { return e.runPipeline(ctx, api, apps, sources, renderer) })
+	group.Go(func() error { return e.runPipeline(ctx, sources, renderer) })
 	return group.Wait()
 }
 
-func (e engine) runPipeline(ctx context.Context, api rest.Interface, apps kube.SharedIndexInformer, sources *source.Store, renderer *render.Pool) error {
+func (e engine) runPipeline(ctx context.Context, sources *source.Store, renderer *render.Pool) error {
 	kept, err := e.keepRendered(renderer)
 	if err != nil {
 		return err
 	}
-	return pipeline.Run(ctx, pipeline.Config{Client: e.client, API: api, Applications: apps, Sources: sources, Charts: sources, Renderer: kept, Contents: e.contents, Ledger: e.ledger,
-		Announce: review.Set, Turn: e.turn, RequireAccount: e.requireAccount, Namespace: e.namespace, AllowFiles: e.options.AllowFiles, Log: e.log, Metrics: e.metrics})
+	sets := func(ctx context.Context, api rest.Interface, apps clientcache.SharedIndexInformer) error {
+		return appset.Run(ctx, appset.Config{Client: e.client, API: api, Applications: apps, Sources: sources, Turn: e.turn.Valid, Allowed: e.mayRead, Log: e.log})
+	}
+	return pipeline.Run(ctx, pipeline.Config{Client: e.client, Sources: sources, Charts: sources, Renderer: kept, Contents: e.contents, Ledger: e.ledger,
+		Announce: review.Set, Beside: sets, Turn: e.turn, RequireAccount: e.requireAccount, Namespace: e.namespace, AllowFiles: e.options.AllowFiles, Log: e.log, Metrics: e.metrics})
 }
 
 // mayRead keeps ApplicationSets of tenants away from the folders of this machine.

@@ -46,10 +46,13 @@ func RESTClient(cfg *rest.Config) (rest.Interface, error) {
 	return client, nil
 }
 
-// NewInformer is the watch of all Applications, for all parts of this process that follow them. Whoever makes it runs it.
-func NewInformer(client rest.Interface) cache.SharedIndexInformer {
+func newApplications(cfg *rest.Config) (*applications, error) {
+	client, err := RESTClient(cfg)
+	if err != nil {
+		return nil, err
+	}
 	lw := cache.NewListWatchFromClient(client, applicationResource, metav1.NamespaceAll, fields.Everything())
-	return cache.NewSharedIndexInformer(lw, &v1alpha1.Application{}, 0, cache.Indexers{
+	informer := cache.NewSharedIndexInformer(lw, &v1alpha1.Application{}, 0, cache.Indexers{
 		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc,
 		byOwner:              func(obj any) ([]string, error) { return []string{ownerOf(obj.(*v1alpha1.Application))}, nil },
 		byDependency: func(obj any) ([]string, error) {
@@ -61,6 +64,7 @@ func NewInformer(client rest.Interface) cache.SharedIndexInformer {
 			return out, nil
 		},
 	})
+	return &applications{client, informer}, nil
 }
 
 // follow calls changed for every Application that came, changed or went, and for those that depend on it.

@@ -49,15 +49,14 @@ type Contents interface {
 
 // Config says what an Engine works with.
 type Config struct {
-	Client *rest.Config   // an identity that may do everything Applications ask for, and impersonate
-	API    rest.Interface // of the group gitopsd.io
-	// Applications is of NewInformer, and somebody runs it.
-	Applications cache.SharedIndexInformer
-	Sources      Sources
-	Renderer     Renderer
-	Charts       Charts // nil: what files ask for and do not hold is not fetched
-	Contents     Contents
-	Ledger       Ledger
+	Client *rest.Config // an identity that may do everything Applications ask for, and impersonate
+	// Beside runs with the engine, with its client of the group gitopsd.io and its watch of Applications, which has cache.NamespaceIndex; nil: nothing does.
+	Beside   func(ctx context.Context, api rest.Interface, apps cache.SharedIndexInformer) error
+	Sources  Sources
+	Renderer Renderer
+	Charts   Charts // nil: what files ask for and do not hold is not fetched
+	Contents Contents
+	Ledger   Ledger
 	// Announce tells the forge what became of a commit.
 	Announce func(context.Context, review.Forge, review.Status) error
 	Turn     apply.Turn // zero for an engine that has the cluster for itself
@@ -128,6 +127,10 @@ func (e *Engine) run(ctx context.Context) error {
 	defer e.refs.all.Wait()
 	defer e.asks.Wait()
 	defer e.unsubscribeAll()
+	group.Go(func() error { e.apps.informer.RunWithContext(ctx); return nil })
+	if beside := e.cfg.Beside; beside != nil {
+		group.Go(func() error { return beside(ctx, e.apps.client, e.apps.informer) })
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), e.apps.synced) {
 		return group.Wait()
 	}
@@ -147,8 +150,12 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build client of the engine: %w", err)
 	}
+	apps, err := newApplications(cfg.Client)
+	if err != nil {
+		return nil, err
+	}
 	e := &Engine{
-		cfg: cfg, kube: kube, apps: &applications{cfg.API, cfg.Applications},
+		cfg: cfg, kube: kube, apps: apps,
 		mapper: newMapper(kube),
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](time.Second, time.Minute),
